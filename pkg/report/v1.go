@@ -1,0 +1,191 @@
+package report
+
+import "time"
+
+// APIVersion and Kind head every report.
+const (
+	APIVersion = "podtrace.dev/v1"
+	Kind       = "PathReport"
+)
+
+// Report is the result of one trace, apiVersion podtrace.dev/v1, kind PathReport: one value that
+// every output format prints. Its JSON Schema is schema/pathreport.json.
+type Report struct {
+	APIVersion  string    `json:"apiVersion"`
+	Kind        string    `json:"kind"`
+	Generated   time.Time `json:"generated"`
+	Version     string    `json:"version"` // of podtrace
+	Source      Endpoint  `json:"source"`
+	Destination Endpoint  `json:"destination"`
+	Datapath    string    `json:"datapath"` // as found in the devices: "flannel-vxlan", "bridge", …
+	Probe       *Probe    `json:"probe,omitempty"`
+	Legs        []Leg     `json:"legs"`
+	Findings    []Finding `json:"findings"`
+	Verdict     Verdict   `json:"verdict"`
+	Capture     *Capture  `json:"capture,omitempty"` // absent when no packet was looked for (check)
+	// Incomplete names what could not be read or observed and therefore was not judged.
+	Incomplete []string `json:"incomplete,omitempty"`
+}
+
+// Endpoint is one end of the path.
+type Endpoint struct {
+	Kind      string `json:"kind"` // "Pod", "Node", "Service", "Address"
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	IP        string `json:"ip"`
+	Node      string `json:"node,omitempty"`
+}
+
+// Probe says what was sent to make the path speak, and what came back.
+type Probe struct {
+	Protocol string `json:"protocol"` // "icmp", "tcp", "udp", "none"
+	SrcPort  uint16 `json:"srcPort,omitempty"`
+	DstPort  uint16 `json:"dstPort,omitempty"`
+	Sent     int    `json:"sent"`
+	Answered int    `json:"answered"`
+	// RTTNanos is the median round trip of the answered probes.
+	RTTNanos int64  `json:"rttNanos,omitempty"`
+	Error    string `json:"error,omitempty"` // what the socket said: "connect: connection refused"
+}
+
+// Names of legs.
+const (
+	Request = "request" // from source to destination
+	Reply   = "reply"   // and back
+)
+
+// Leg is one direction of travel.
+type Leg struct {
+	Name string `json:"name"`
+	Hops []Hop  `json:"hops"`
+}
+
+// States of a hop.
+const (
+	StateOK         = "ok"         // every check holds
+	StateMismatch   = "mismatch"   // seen, and a check does not hold
+	StateMissing    = "missing"    // a tap was there and would have shown it, and nothing passed
+	StateUnobserved = "unobserved" // no tap, or one that lost frames: nothing can be said
+	StateOpaque     = "opaque"     // a program (XDP, tc BPF) may take the packet past the tap
+)
+
+// Hop is one point on a leg, in the order of travel.
+type Hop struct {
+	Index        int      `json:"index"` // from 1
+	Node         string   `json:"node"`
+	Netns        string   `json:"netns"` // "host", or "NAMESPACE/POD"
+	Interface    string   `json:"interface"`
+	Ifindex      int      `json:"ifindex"`
+	Direction    string   `json:"direction"` // "in" or "out" of the interface
+	State        string   `json:"state"`
+	Note         string   `json:"note,omitempty"`         // why it is unobserved, what is particular here
+	Packets      int      `json:"packets"`                // probe packets (or their segments) seen here on this leg
+	LatencyNanos *int64   `json:"latencyNanos,omitempty"` // since the previous hop, median; absent across nodes
+	Expected     *Headers `json:"expected,omitempty"`
+	Observed     *Headers `json:"observed,omitempty"`
+	Checks       []Check  `json:"checks"`
+}
+
+// Headers are the addresses of a frame. An empty string or zero means "any" in what is expected and
+// "not there" in what was observed.
+type Headers struct {
+	EthSrc  string `json:"ethSrc,omitempty"`
+	EthDst  string `json:"ethDst,omitempty"`
+	IPSrc   string `json:"ipSrc,omitempty"`
+	IPDst   string `json:"ipDst,omitempty"`
+	Proto   string `json:"proto,omitempty"` // "icmp", "tcp", "udp", "icmp6", else the number
+	SrcPort uint16 `json:"srcPort,omitempty"`
+	DstPort uint16 `json:"dstPort,omitempty"`
+	TTL     uint8  `json:"ttl,omitempty"`
+	Outer   *Outer `json:"outer,omitempty"` // of a VXLAN frame; the fields above are then the inner ones
+}
+
+// Outer are the headers around a VXLAN frame. SrcPort 0 in what is expected: any (it is a hash of the
+// inner flow, RFC 7348 section 5).
+type Outer struct {
+	EthSrc  string `json:"ethSrc,omitempty"`
+	EthDst  string `json:"ethDst,omitempty"`
+	IPSrc   string `json:"ipSrc,omitempty"`
+	IPDst   string `json:"ipDst,omitempty"`
+	SrcPort uint16 `json:"srcPort,omitempty"`
+	DstPort uint16 `json:"dstPort,omitempty"`
+	VNI     uint32 `json:"vni"`
+	TTL     uint8  `json:"ttl,omitempty"`
+}
+
+// Sources of what a check expects.
+const (
+	SourceIntent = "intent"
+	SourceTables = "tables"
+	SourceWire   = "wire"
+)
+
+// Check is one comparison.
+type Check struct {
+	Name     string `json:"name"` // "outer.ipDst", "neigh lladdr", …
+	OK       bool   `json:"ok"`
+	Expected string `json:"expected"`
+	Observed string `json:"observed"`
+	Source   string `json:"source"`            // who says what is expected
+	Table    string `json:"table,omitempty"`   // "route", "neigh", "fdb", "link", "sysctl", "nft filter FORWARD", …
+	Entry    string `json:"entry,omitempty"`   // the row, as iproute2 prints it
+	Command  string `json:"command,omitempty"` // shows a person the same row
+}
+
+// Severities of a finding.
+const (
+	SeverityNote    = "note"    // odd, and no fault
+	SeverityWarning = "warning" // will bite, or bites only some traffic
+	SeverityError   = "error"   // breaks this path
+)
+
+// Finding is a check or an absence that does not hold.
+type Finding struct {
+	Cause     string   `json:"cause"` // id of the fault catalogue where one fits
+	Leg       string   `json:"leg,omitempty"`
+	Node      string   `json:"node,omitempty"`
+	Interface string   `json:"interface,omitempty"`
+	Severity  string   `json:"severity"`
+	Summary   string   `json:"summary"`
+	Evidence  []string `json:"evidence"`
+	Remedy    string   `json:"remedy,omitempty"`
+}
+
+// Statuses of a verdict.
+const (
+	Healthy      = "healthy"
+	Degraded     = "degraded"
+	Broken       = "broken"
+	Inconclusive = "inconclusive"
+)
+
+// Verdict is what the report comes to: the first finding along the path is its cause.
+type Verdict struct {
+	Status    string `json:"status"`
+	Cause     string `json:"cause,omitempty"`
+	Leg       string `json:"leg,omitempty"`
+	Node      string `json:"node,omitempty"`
+	Interface string `json:"interface,omitempty"`
+	Summary   string `json:"summary"`
+	Remedy    string `json:"remedy,omitempty"`
+}
+
+// Capture says how the wire was watched.
+type Capture struct {
+	Points      []Point `json:"points"`
+	Packets     int     `json:"packets"`
+	KernelDrops int     `json:"kernelDrops"`
+	// ArmNanos is the time from the first tap's socket to the last tap armed.
+	ArmNanos int64 `json:"armNanos,omitempty"`
+}
+
+// Point is one capture point.
+type Point struct {
+	Node        string `json:"node"`
+	Netns       string `json:"netns"`
+	Interface   string `json:"interface"`
+	Ifindex     int    `json:"ifindex"`
+	Packets     int    `json:"packets"`
+	KernelDrops int    `json:"kernelDrops"`
+	Error       string `json:"error,omitempty"` // why it stopped early: "interface went down"
+}
