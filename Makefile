@@ -1,0 +1,71 @@
+# podtrace: make help lists the targets.
+SHELL := /bin/bash
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X github.com/podtrace/podtrace/pkg/cmd.version=$(VERSION)
+LINT := $(GO) tool -modfile=tools/go.mod golangci-lint
+FUZZTIME ?= 5s
+BENCH ?= .
+export GOFLAGS += -buildvcs=false
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/podtrace (static) and bin/kubectl-podtrace
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/podtrace ./cmd/podtrace
+	ln -sf podtrace bin/kubectl-podtrace
+
+.PHONY: demo
+demo: build ## bring the lab up, trace, break, diagnose, mend, take it down
+	@hack/demo bin/podtrace
+
+.PHONY: test
+test: tools vet lint race fuzz cross ## everything that CI runs
+
+.PHONY: tools
+tools: ## see to it that the tools that tests compare with are there (as root: by apt-get)
+	@hack/tools
+
+.PHONY: vet
+vet: ## go vet
+	$(GO) vet ./...
+
+.PHONY: lint
+lint: ## golangci-lint, pinned in tools/go.mod
+	$(LINT) run ./...
+
+.PHONY: race
+race: ## all tests with the race detector
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME (5s)
+	@hack/fuzz $(FUZZTIME)
+
+.PHONY: bench
+bench: ## benchmarks that match BENCH (all)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+.PHONY: cover
+cover: ## test coverage, as cover.out and a summary
+	$(GO) test -coverprofile=cover.out ./...
+	$(GO) tool cover -func=cover.out | tail -1
+
+.PHONY: cross
+cross: ## cross-build for the systems that the plugin and the analysis run on
+	@for os in linux darwin windows; do for arch in amd64 arm64; do \
+		echo "build $$os/$$arch"; \
+		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -o /dev/null ./cmd/podtrace || exit 1; \
+	done; done
+
+.PHONY: golden
+golden: ## rewrite the golden files from what the code prints
+	$(GO) test ./pkg/report -run Golden -update
+
+.PHONY: clean
+clean: ## remove what the other targets made
+	rm -rf bin cover.out

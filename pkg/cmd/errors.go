@@ -1,0 +1,81 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/podtrace/podtrace/pkg/report"
+)
+
+// exitTool is the usage or tool error's exit status; those of a verdict are report.ExitCode's.
+const exitTool = 2
+
+// hinter is an error that knows what to do next. Any package's error may be one.
+type hinter interface{ Hint() string }
+
+// hinted puts a hint on an error.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h hinted) Hint() string  { return h.hint }
+func (h hinted) Unwrap() error { return h.error }
+
+// withHint says what to do about err, unless err itself does.
+func withHint(err error, hint string) error {
+	var h hinter
+	if err == nil || errors.As(err, &h) {
+		return err
+	}
+	return hinted{err, hint}
+}
+
+func usageErrorf(path, format string, args ...any) error {
+	return hinted{fmt.Errorf(format, args...), fmt.Sprintf("%s --help shows the usage", path)}
+}
+
+// statusError ends the command with an exit status and no message: the report has said it all, or
+// the command that lab exec ran has.
+type statusError int
+
+func (s statusError) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+// fail prints an error as one line, and its hints as one line each.
+func (s *Streams) fail(err error) int {
+	var status statusError
+	if errors.As(err, &status) {
+		return int(status)
+	}
+	msg := oneLine(err.Error())
+	if errors.Is(err, context.Canceled) {
+		msg = "interrupted: " + msg
+	}
+	fmt.Fprintf(s.Err, "podtrace: error: %s\n", msg)
+	var h hinter
+	if errors.As(err, &h) {
+		for hint := range strings.Lines(h.Hint()) {
+			fmt.Fprintf(s.Err, "podtrace: hint: %s\n", strings.TrimSpace(hint))
+		}
+	}
+	return exitTool
+}
+
+// oneLine keeps a message on its line (errors.Join and cobra's suggestions use several).
+func oneLine(s string) string {
+	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' || r == '\t' }), " ")
+}
+
+// verdictStatus gives the status that ends a command that made a report.
+func verdictStatus(r *report.Report, interrupted, exitZero bool) error {
+	code := report.ExitCode(r.Verdict.Status)
+	if interrupted && code == report.ExitHealthy {
+		code = report.ExitInconclusive // cut short: what was not waited for may have failed
+	}
+	if code == report.ExitHealthy || exitZero {
+		return nil
+	}
+	return statusError(code)
+}

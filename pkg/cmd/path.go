@@ -1,0 +1,102 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/podtrace/podtrace/pkg/probe"
+	"github.com/podtrace/podtrace/pkg/trace"
+)
+
+// pathOptions are the flags and arguments of podtrace path.
+type pathOptions struct {
+	traceOptions
+	Probe    string
+	Count    int
+	Interval time.Duration
+	Timeout  time.Duration
+	Full     bool
+
+	spec probe.Spec // Probe, parsed
+}
+
+const pathLong = `Trace the path from A to B and back.
+
+podtrace finds the interfaces of the path, reads every table on it, captures at
+all of them at once, sends a probe from A's own network namespace and follows
+it hop by hop in both directions. The first place where objects, tables and
+packets disagree is the verdict.
+
+An endpoint is POD, NAMESPACE/POD, pod/POD, node/NAME or an IP address.
+
+Exit status: 0 healthy, 1 a fault was found, 2 usage or tool error,
+3 inconclusive.`
+
+const pathExample = `  podtrace path coffee-1 coffee-2
+  podtrace path coffee-1 coffee-2 --probe tcp:8080
+  podtrace path coffee-1 coffee-2 --probe none --timeout 30s   # watch real traffic
+  podtrace path -f cluster.yaml shop/cart shop/db -o json`
+
+func newPathCmd(s *Streams, runF func(context.Context, *pathOptions) error) *cobra.Command {
+	o := &pathOptions{traceOptions: traceOptions{streams: s}}
+	if runF == nil {
+		runF = runPath
+	}
+	c := &cobra.Command{
+		Use:     "path A B",
+		Short:   "Trace the path from A to B and back, hop by hop",
+		Long:    pathLong,
+		Example: pathExample,
+		Args:    exactArgs("source A", "destination B"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := o.complete(c, args); err != nil {
+				return err
+			}
+			return runF(c.Context(), o)
+		},
+	}
+	o.addFlags(c)
+	f := c.Flags()
+	f.StringVar(&o.Probe, "probe", "icmp", "what to send: icmp, tcp[:PORT], udp[:PORT], none (only watch)")
+	f.IntVar(&o.Count, "count", 3, "how many probes to send")
+	f.DurationVar(&o.Interval, "interval", 50*time.Millisecond, "time between two probes")
+	f.DurationVar(&o.Timeout, "timeout", time.Second, "how long to wait for the last answer; with --probe none, how long to watch")
+	f.BoolVar(&o.Full, "full", false, "capture payloads too; without it headers only")
+	return c
+}
+
+// complete parses and checks what the flags say, before anything is touched.
+func (o *pathOptions) complete(c *cobra.Command, args []string) error {
+	if err := o.traceOptions.complete(c, args); err != nil {
+		return err
+	}
+	var err error
+	if o.spec, err = probe.ParseSpec(o.Probe); err != nil {
+		return usageErrorf(c.CommandPath(), "flag --probe: %w", err)
+	}
+	switch {
+	case o.Count < 1:
+		return usageErrorf(c.CommandPath(), "flag --count: %d is less than 1", o.Count)
+	case o.Interval < 0:
+		return usageErrorf(c.CommandPath(), "flag --interval: %s is negative", o.Interval)
+	case o.Timeout <= 0:
+		return usageErrorf(c.CommandPath(), "flag --timeout: %s is not positive", o.Timeout)
+	}
+	return nil
+}
+
+func runPath(ctx context.Context, o *pathOptions) error {
+	to, err := o.request(ctx)
+	if err != nil {
+		return err
+	}
+	to.Probe, to.Count, to.Interval, to.Timeout, to.Full = o.spec, o.Count, o.Interval, o.Timeout, o.Full
+	r, err := trace.Path(ctx, to)
+	if r == nil && err == nil {
+		return fmt.Errorf("trace %q to %q: no report was made", o.Source, o.Destination)
+	}
+	return o.finish(ctx, r, err)
+}

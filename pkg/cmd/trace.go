@@ -1,0 +1,81 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/podtrace/podtrace/pkg/report"
+	"github.com/podtrace/podtrace/pkg/trace"
+)
+
+// traceOptions are what path and check share: the endpoints, where their objects come from, and
+// how the report goes out.
+type traceOptions struct {
+	inventoryOptions
+	streams     *Streams
+	Source      string
+	Destination string
+	Output      string
+	ExitZero    bool
+	progress    bool
+}
+
+func (o *traceOptions) addFlags(c *cobra.Command) {
+	o.inventoryOptions.addFlags(c)
+	f := c.Flags()
+	f.StringVarP(&o.Output, "output", "o", report.FormatText, "format of the report: "+formatList())
+	f.BoolVar(&o.ExitZero, "exit-zero", false, "exit with 0 whatever the verdict")
+	complete := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return report.Formats(), cobra.ShellCompDirectiveNoFileComp
+	}
+	_ = c.RegisterFlagCompletionFunc("output", complete) // fails only for a flag that is not there
+}
+
+func (o *traceOptions) complete(c *cobra.Command, args []string) error {
+	o.Source, o.Destination = args[0], args[1]
+	o.progress = o.streams.ErrTTY || verbose(c)
+	if err := report.CheckFormat(o.Output); err != nil {
+		return usageErrorf(c.CommandPath(), "flag --output: %w", err)
+	}
+	if o.Source == o.Destination {
+		return usageErrorf(c.CommandPath(), "source and destination are both %q", o.Source)
+	}
+	return nil
+}
+
+// request gives what trace needs of the common flags.
+func (o *traceOptions) request(ctx context.Context) (trace.Options, error) {
+	inv, err := o.load(ctx)
+	if err != nil {
+		return trace.Options{}, err
+	}
+	return trace.Options{
+		Inventory: inv, Source: o.Source, Destination: o.Destination, Namespace: o.Namespace,
+		Progress: o.say, Version: Version(),
+	}, nil
+}
+
+// say prints progress where somebody reads it.
+func (o *traceOptions) say(format string, args ...any) {
+	if o.progress {
+		fmt.Fprintf(o.streams.Err, "podtrace: "+format+"\n", args...)
+	}
+}
+
+// finish prints the report, also a partial one, and turns verdict and error into an exit status.
+func (o *traceOptions) finish(ctx context.Context, r *report.Report, err error) error {
+	if r == nil {
+		return err
+	}
+	if werr := report.Write(o.streams.Out, r, o.Output, o.streams.reportOptions()); werr != nil {
+		return fmt.Errorf("write report: %w", werr)
+	}
+	interrupted := ctx.Err() != nil
+	if err != nil && !(interrupted && errors.Is(err, context.Canceled)) {
+		return err
+	}
+	return verdictStatus(r, interrupted, o.ExitZero)
+}

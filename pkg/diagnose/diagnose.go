@@ -1,0 +1,306 @@
+// Package diagnose turns checks into findings and findings into a verdict. The mechanism is one for all
+// faults: the first place along the path where tables, wire and intent disagree is the cause; the table
+// entry at that place is the proof; the fault catalogue only gives it a name (cause.go) and a remedy
+// (remedy.go). What no name fits keeps the exact place and the kernel's reason.
+package diagnose
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/verify"
+)
+
+// Severity says how much a finding matters for this path.
+type Severity string
+
+// The severities.
+const (
+	Note    Severity = "note"
+	Warning Severity = "warning"
+	Error   Severity = "error"
+)
+
+// Status is what a path comes to.
+type Status string
+
+// The statuses.
+const (
+	Healthy      Status = "healthy"
+	Degraded     Status = "degraded"
+	Broken       Status = "broken"
+	Inconclusive Status = "inconclusive"
+)
+
+// Finding is one disagreement, in words.
+type Finding struct {
+	Cause     string
+	Leg       string
+	Node      string
+	Interface string
+	Severity  Severity
+	Summary   string
+	Evidence  []string
+	Remedy    string
+	// place orders findings along the path: the leg, then the hop, then the step.
+	place int
+}
+
+// Verdict is the first finding that matters, or its absence.
+type Verdict struct {
+	Status    Status
+	Cause     string
+	Leg       string
+	Node      string
+	Interface string
+	Summary   string
+	Remedy    string
+}
+
+// Sent is what the probe did.
+type Sent struct {
+	Watching bool // no probe: only real traffic was watched
+	Sent     int
+	Answered int
+	Errors   []string // what the socket said
+}
+
+// Input is all that diagnose weighs.
+type Input struct {
+	Path   verify.Result
+	Intent *verify.Intent
+	// Wire is nil when tables alone were compared.
+	Wire *verify.Wire
+	Sent Sent
+	// Incomplete names tables that could not be read whole.
+	Incomplete []string
+}
+
+// Diagnose gives the findings, in the order of the path, and the verdict.
+func Diagnose(in Input) ([]Finding, Verdict) {
+	var fs []Finding
+	fs = append(fs, legFindings(in, &in.Path.Request, in.Intent, 0)...)
+	// without a request that arrives there is no reply to miss: the tables still speak for it
+	fs = append(fs, legFindings(in, &in.Path.Reply, reversed(in.Intent), 1)...)
+	slices.SortStableFunc(fs, func(a, b Finding) int { return cmp.Compare(a.place, b.place) })
+	fs = dedup(fs)
+	return fs, verdict(in, fs)
+}
+
+func reversed(in *verify.Intent) *verify.Intent {
+	if in == nil {
+		return nil
+	}
+	r := *in
+	r.Src, r.Dst = in.Dst, in.Src
+	return &r
+}
+
+// legPlaces is more than any leg has places.
+const legPlaces = 100_000
+
+// place numbers a step before hop i: the checks of steps come before the hop's own headers.
+func place(leg, hop, sub int) int { return leg*legPlaces + hop*100 + min(sub, 99) }
+
+// legFindings walks one leg from its sender on.
+func legFindings(in Input, l *verify.Leg, intent *verify.Intent, n int) []Finding {
+	c := &leg{in: in, Leg: l, intent: intent, n: n}
+	c.whole = in.Wire != nil && l.Journeys > 0 && l.Arrived == l.Journeys
+	for i := range l.Hops {
+		for k := range l.Hops[i].Checks {
+			c.check(i, k, &l.Hops[i].Checks[k])
+		}
+	}
+	for k := range l.Tail {
+		c.check(c.expected(), k, &l.Tail[k])
+	}
+	c.dropped()
+	c.lost()
+	return c.found
+}
+
+// leg gathers the findings of one direction.
+type leg struct {
+	*verify.Leg
+	in     Input
+	intent *verify.Intent
+	n      int
+	// whole: every packet that set out arrived, whatever the tables look like
+	whole bool
+	found []Finding
+}
+
+// expected counts the hops that the tables lead to.
+func (c *leg) expected() int {
+	n := 0
+	for _, h := range c.Hops {
+		if h.Expected {
+			n++
+		}
+	}
+	return n
+}
+
+// check turns a comparison that does not hold into a finding.
+func (c *leg) check(hop, k int, ck *verify.Check) {
+	if ck.OK {
+		return
+	}
+	f := Finding{
+		Leg: c.Name, Node: ck.Node, Interface: ck.Interface, Severity: Error, place: place(c.n, hop, k),
+		Evidence: c.checkEvidence(ck),
+	}
+	if ck.Source == verify.FromTables && ck.Name == verify.CheckUnderlay {
+		if !c.lostAt(hop) {
+			return // fabrics answer ARP with MACs of their own
+		}
+		f.Severity = Warning
+	}
+	f.Cause, f.Summary = c.nameCheck(ck, &f)
+	f.Remedy = c.remedy(f.Cause, ck.Step, ck)
+	if c.whole && ck.Name != verify.CheckSource && ck.Name != verify.CheckDelivered && ck.Source == verify.FromIntent {
+		f.Severity = Warning
+	}
+	c.found = append(c.found, f)
+}
+
+// lostAt reports whether the packets were last seen right before this hop.
+func (c *leg) lostAt(hop int) bool { return c.in.Wire != nil && c.Journeys > 0 && c.Last == hop-1 }
+
+func (c *leg) checkEvidence(ck *verify.Check) []string {
+	out := []string{fmt.Sprintf("%s: expected %s, is %s", ck.Name, ck.Expected, ck.Observed)}
+	if ck.Announced != "" {
+		out = append(out, "announced by the node: "+ck.Announced)
+	}
+	if ck.Owner != "" {
+		out = append(out, "what is there belongs to "+ck.Owner)
+	}
+	return append(out, stepEvidence(ck.Step)...)
+}
+
+func stepEvidence(s *forward.Step) []string {
+	if s == nil {
+		return nil
+	}
+	var out []string
+	if s.Note != "" {
+		out = append(out, s.Note)
+	}
+	if s.Entry != "" {
+		out = append(out, fmt.Sprintf("%s entry: %s", s.Kind, s.Entry))
+	}
+	if s.Command != "" {
+		out = append(out, "see: "+s.Command)
+	}
+	return out
+}
+
+// dropped reports what the tables say of the leg's end.
+func (c *leg) dropped() {
+	d := c.Forward.Drop
+	if d == nil || c.whole {
+		return
+	}
+	if c.in.Wire != nil && c.Last >= c.expected() {
+		return // the packet went past the place where the tables would have it die
+	}
+	f := Finding{
+		Leg: c.Name, Node: d.Node, Interface: d.Interface, Severity: Error, place: place(c.n, c.expected(), 98),
+		Evidence: stepEvidence(&d.Step),
+	}
+	if def, ok := c.plumbing(d); ok {
+		def.Leg, def.Severity, def.place = c.Name, Error, f.place
+		def.Evidence = append(def.Evidence, f.Evidence...)
+		c.found = append(c.found, def)
+		return
+	}
+	f.Cause, f.Summary = c.nameDrop(d, &f)
+	f.Remedy = c.remedy(f.Cause, &d.Step, nil)
+	c.found = append(c.found, f)
+}
+
+// lost reports where the wire lost the packets, when that is not what the tables say already.
+func (c *leg) lost() {
+	if c.in.Wire == nil || c.Journeys == 0 || c.whole {
+		return
+	}
+	i := c.missing()
+	if i < 0 {
+		return
+	}
+	last := &c.Hops[c.Last]
+	next := &c.Hops[i]
+	words := fmt.Sprintf("%d of %d packets seen at %s %s (%s), %d at %s %s (%s)",
+		last.Seen, c.Journeys, last.Node, last.Interface, last.Dir, next.Seen, next.Node, next.Interface, next.Dir)
+	for k := range c.found {
+		if c.found[k].place >= place(c.n, c.Last, 0) && c.found[k].Severity == Error {
+			c.found[k].Evidence = append(c.found[k].Evidence, "wire: "+words)
+			return
+		}
+	}
+	f := Finding{
+		Cause: "lost-after-" + last.Interface, Leg: c.Name, Node: last.Node, Interface: last.Interface, Severity: Error,
+		place: place(c.n, c.Last+1, 97), Evidence: []string{"wire: " + words},
+		Summary: fmt.Sprintf("lost between %s %s and %s %s: the tables on both sides would let it through",
+			last.Node, last.Interface, next.Node, next.Interface),
+	}
+	c.explainLoss(&f, last, next)
+	c.found = append(c.found, f)
+}
+
+// missing is the first hop after the last sighting that a tap would have shown; -1: none.
+func (c *leg) missing() int {
+	if c.Last < 0 {
+		return -1
+	}
+	for i := c.Last + 1; i < len(c.Hops); i++ {
+		if c.Hops[i].State == verify.Missing {
+			return i
+		}
+	}
+	return -1
+}
+
+// explainLoss adds what is known of a place where the tables see no reason.
+func (c *leg) explainLoss(f *Finding, last, next *verify.Hop) {
+	for i := c.Last; i < len(c.Hops) && i <= c.Last+1; i++ {
+		h := &c.Hops[i]
+		if h.Opaque != "" {
+			f.Cause = "tc-bpf-drop"
+			f.Node, f.Interface = h.Node, h.Interface
+			f.Summary = fmt.Sprintf("lost at %s %s, where a program sees every packet", h.Node, h.Interface)
+			f.Evidence = append(f.Evidence, "program: "+h.Opaque)
+		}
+	}
+	if last.Node != next.Node {
+		f.Evidence = append(f.Evidence, fmt.Sprintf("it left %s and did not reach %s: the network between the nodes", last.Node, next.Node))
+		f.Summary = fmt.Sprintf("lost between the nodes: %s %s sends it, %s %s does not receive it", last.Node, last.Interface, next.Node, next.Interface)
+		f.Remedy = c.remedy(f.Cause, nil, nil)
+	}
+	for _, n := range c.Forward.Notes {
+		f.Evidence = append(f.Evidence, n)
+	}
+}
+
+// dedup keeps the first of findings that name the same cause at the same place.
+func dedup(fs []Finding) []Finding {
+	var out []Finding
+	for _, f := range fs {
+		same := func(o Finding) bool {
+			return o.Cause == f.Cause && o.Node == f.Node && o.Interface == f.Interface
+		}
+		at := slices.IndexFunc(out, same)
+		if at < 0 {
+			out = append(out, f)
+			continue
+		}
+		for _, e := range f.Evidence {
+			if !slices.Contains(out[at].Evidence, e) && out[at].Leg == f.Leg {
+				out[at].Evidence = append(out[at].Evidence, e)
+			}
+		}
+	}
+	return out
+}

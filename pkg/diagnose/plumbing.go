@@ -1,0 +1,131 @@
+package diagnose
+
+import (
+	"fmt"
+
+	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/tables"
+	"github.com/podtrace/podtrace/pkg/verify"
+)
+
+// plumbing looks for the reason of a drop in how a pod is attached: its interface, the veth on the node,
+// the bridge and its port. A neighbour that does not answer is a symptom; what it is attached by is the
+// cause.
+func (c *leg) plumbing(d *forward.Drop) (Finding, bool) {
+	if c.intent == nil {
+		return Finding{}, false
+	}
+	switch d.Reason {
+	case forward.ReasonNeigh, forward.ReasonNoPort, forward.ReasonOtherHost, forward.ReasonNoPeer,
+		forward.ReasonLinkDown, forward.ReasonNoCarrier, forward.ReasonPortState, forward.ReasonNoRoute:
+	default:
+		return Finding{}, false
+	}
+	for _, e := range []verify.End{c.intent.Src, c.intent.Dst} {
+		if e.Pod && (d.Netns == e.Netns || d.Netns == e.Host && c.nearEnd(d, e)) {
+			if f, ok := c.attachment(e); ok {
+				return f, true
+			}
+		}
+	}
+	return Finding{}, false
+}
+
+// nearEnd reports whether a drop on a node concerns the pod: on its veth or bridge, or on the way to it.
+func (c *leg) nearEnd(d *forward.Drop, e verify.End) bool {
+	i := d.Step.Ifindex
+	return d.Step.Target == e.IP || i != 0 && (i == e.Veth || i == e.Bridge) || c.isBridge(e.Host, i)
+}
+
+func (c *leg) isBridge(host tables.NetnsID, i tables.Ifindex) bool {
+	ns := c.intent.Snapshot.ByID(host)
+	if ns == nil {
+		return false
+	}
+	l := ns.Link(i)
+	return l != nil && (l.Kind == "bridge" || l.Port != nil)
+}
+
+// attachment finds the first defect on the way from the pod's interface to its bridge.
+func (c *leg) attachment(e verify.End) (Finding, bool) {
+	pod, host := c.intent.Snapshot.ByID(e.Netns), c.intent.Snapshot.ByID(e.Host)
+	if pod == nil || host == nil {
+		return Finding{}, false
+	}
+	inside, veth := pod.Link(e.Interface), host.Link(e.Veth)
+	at := func(ns *tables.Netns, l *tables.Link, cause, words, remedy string) (Finding, bool) {
+		f := Finding{Cause: cause, Node: host.Node, Interface: l.Name, Remedy: remedy}
+		f.Summary = fmt.Sprintf("%s %s: %s", host.Node, l.Name, words)
+		if ns == pod {
+			f.Summary = fmt.Sprintf("%s %s on %s: %s", pod.Name, l.Name, host.Node, words)
+		}
+		f.Evidence = []string{"link entry: " + ns.FormatLink(*l), "see: " + command(ns, "ip -d link show dev "+l.Name)}
+		return f, true
+	}
+	if inside != nil && !inside.Up {
+		return at(pod, inside, "pod-link-down", "the pod's interface is set down", command(pod, "ip link set "+inside.Name+" up"))
+	}
+	if veth == nil {
+		return Finding{}, false
+	}
+	if !veth.Up {
+		return at(host, veth, "pod-link-down", "the pod's veth is set down", command(host, "ip link set "+veth.Name+" up"))
+	}
+	br := host.Link(veth.Master)
+	if br == nil {
+		want := c.podBridge(host, e)
+		if want == nil {
+			return Finding{}, false
+		}
+		return at(host, veth, "veth-no-master", "the pod's veth is in no bridge, expected master "+want.Name,
+			command(host, "ip link set "+veth.Name+" master "+want.Name)+"; mark veth* unmanaged in NetworkManager or systemd-networkd")
+	}
+	if !br.Up {
+		return at(host, br, "cni0-down", "the pods' bridge is down", command(host, "ip link set "+br.Name+" up"))
+	}
+	if veth.Port != nil && veth.Port.State != "forwarding" {
+		return at(host, veth, "bridge-port-blocked", "the bridge port is in state "+veth.Port.State+", expected forwarding",
+			command(host, "bridge link set dev "+veth.Name+" state 3"))
+	}
+	return c.gatewayAddress(host, br, pod, at)
+}
+
+// gatewayAddress: the bridge must have the address that the pod's default route goes through.
+func (c *leg) gatewayAddress(host *tables.Netns, br *tables.Link, pod *tables.Netns,
+	at func(*tables.Netns, *tables.Link, string, string, string) (Finding, bool)) (Finding, bool) {
+	for _, r := range pod.Routes {
+		if r.Table != tables.TableMain || r.Dst.Bits() != 0 || len(r.NextHops) == 0 || !r.NextHops[0].Gateway.IsValid() {
+			continue
+		}
+		gw := r.NextHops[0].Gateway
+		if gw.IsLinkLocalUnicast() || host.HasAddr(gw) {
+			continue
+		}
+		return at(host, br, "cni0-wrong-address", fmt.Sprintf("the bridge does not have %s, the pod's gateway", gw),
+			"delete "+br.Name+" and restart the pods of the node, so that the CNI plugin makes it anew")
+	}
+	return Finding{}, false
+}
+
+// podBridge is the bridge that the node's route for the pod leads to.
+func (c *leg) podBridge(host *tables.Netns, e verify.End) *tables.Link {
+	var best *tables.Link
+	bits := -1
+	for _, r := range host.Routes {
+		if r.Table != tables.TableMain || !r.Dst.Contains(e.IP) || r.Dst.Bits() <= bits || len(r.NextHops) == 0 {
+			continue
+		}
+		if l := host.Link(r.NextHops[0].Index); l != nil && l.Kind == "bridge" {
+			best, bits = l, r.Dst.Bits()
+		}
+	}
+	return best
+}
+
+// command puts a command into the namespace.
+func command(ns *tables.Netns, c string) string {
+	if ns.Exec == "" {
+		return c
+	}
+	return ns.Exec + " " + c
+}

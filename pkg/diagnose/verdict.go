@@ -1,0 +1,135 @@
+package diagnose
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/verify"
+)
+
+// verdict weighs the findings. The wire decides whether the path works; the findings say why it does
+// not. A path whose packets all arrived is at worst degraded; one that nobody saw is inconclusive.
+func verdict(in Input, fs []Finding) Verdict {
+	v := Verdict{Status: status(in, fs)}
+	first := firstError(fs)
+	if v.Status == Inconclusive {
+		v.Summary = whyInconclusive(in)
+		return v
+	}
+	if first == nil {
+		v.Summary = healthyWords(in)
+		if v.Status != Healthy {
+			v.Summary = "packets were lost, and neither tables nor taps say where"
+		}
+		return v
+	}
+	v.Cause, v.Leg, v.Node, v.Interface = first.Cause, first.Leg, first.Node, first.Interface
+	v.Summary, v.Remedy = first.Summary, first.Remedy
+	return v
+}
+
+func firstError(fs []Finding) *Finding {
+	for i := range fs {
+		if fs[i].Severity == Error {
+			return &fs[i]
+		}
+	}
+	return nil
+}
+
+func status(in Input, fs []Finding) Status {
+	first := firstError(fs)
+	if in.Wire == nil {
+		return statusByTables(in, first)
+	}
+	req, rep := &in.Path.Request, &in.Path.Reply
+	switch {
+	case req.Journeys == 0 && first == nil:
+		return Inconclusive // nothing was sent, or nothing was there to be seen
+	case req.Journeys == 0:
+		if req.Forward.Drop == nil && in.Sent.Sent == 0 {
+			return Inconclusive
+		}
+		return Broken
+	case req.Arrived == 0, rep.Journeys > 0 && rep.Arrived == 0, noReply(in):
+		if first == nil {
+			return Inconclusive
+		}
+		return Broken
+	case req.Arrived < req.Journeys, rep.Arrived < rep.Journeys, !in.Sent.Watching && in.Sent.Answered < in.Sent.Sent:
+		return Degraded
+	case first != nil:
+		return Degraded
+	}
+	return Healthy
+}
+
+// noReply: requests arrived, and nothing set out to answer them.
+func noReply(in Input) bool {
+	return in.Path.Reply.Journeys == 0 && (in.Sent.Watching || in.Sent.Answered == 0)
+}
+
+func statusByTables(in Input, first *Finding) Status {
+	req, rep := in.Path.Request.Forward, in.Path.Reply.Forward
+	switch {
+	case first != nil && (req.End == forward.Dropped || rep.End == forward.Dropped):
+		return Broken
+	case first != nil && (req.End != forward.Delivered || rep.End != forward.Delivered):
+		return Broken
+	case first != nil:
+		return Degraded
+	case req.End != forward.Delivered || rep.End != forward.Delivered:
+		return Inconclusive
+	default:
+		return Healthy
+	}
+}
+
+func whyInconclusive(in Input) string {
+	req, rep := &in.Path.Request, &in.Path.Reply
+	if in.Wire == nil {
+		for _, l := range []*verify.Leg{req, rep} {
+			if l.Forward.End != forward.Delivered {
+				return fmt.Sprintf("the tables do not say where the %s goes: %s", l.Name, orWords(l.Forward.Why, "it is not followed further"))
+			}
+		}
+	}
+	switch {
+	case req.Journeys == 0 && in.Sent.Watching:
+		return "no packet of this flow was seen: none was sent while podtrace watched"
+	case req.Journeys == 0 && in.Sent.Sent == 0:
+		return "no packet was sent" + errorWords(in.Sent.Errors)
+	case req.Journeys == 0:
+		return "no packet was seen at any point, not even at its sender" + errorWords(in.Sent.Errors)
+	case noReply(in) && req.Arrived > 0:
+		return "the request arrived at the far end, and nothing was sent back: the tables can't say why" + errorWords(in.Sent.Errors)
+	default:
+		return "the packet was lost where no tap could see it" + errorWords(in.Sent.Errors)
+	}
+}
+
+func errorWords(errs []string) string {
+	if len(errs) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(errs, "; ") + ")"
+}
+
+func orWords(s, none string) string {
+	if s == "" {
+		return none
+	}
+	return s
+}
+
+func healthyWords(in Input) string {
+	if in.Wire == nil {
+		return "by the tables, packets pass in both directions, and every entry on the way is as it was meant"
+	}
+	if in.Path.Reply.Journeys == 0 {
+		return fmt.Sprintf("%d packets arrived", in.Path.Request.Arrived)
+	}
+	return fmt.Sprintf("%d of %d requests arrived and %d of %d replies came back; wire, tables and intent agree at every hop",
+		in.Path.Request.Arrived, in.Path.Request.Journeys, in.Path.Reply.Arrived, in.Path.Reply.Journeys)
+}

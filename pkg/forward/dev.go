@@ -1,0 +1,150 @@
+package forward
+
+import (
+	"fmt"
+
+	"github.com/podtrace/podtrace/pkg/ether"
+	"github.com/podtrace/podtrace/pkg/netfilter"
+	"github.com/podtrace/podtrace/pkg/tables"
+)
+
+// xmit is dev_queue_xmit: the device's programs, the tap, then whatever the device is.
+func (w *walk) xmit(h *host, l *tables.Link, p *packet) {
+	if w.depth++; w.depth > maxDepth {
+		w.drop(ReasonLoop, h, l, Step{Kind: StepLink, Note: "the frame goes round in circles"})
+		return
+	}
+	switch {
+	case !l.Up:
+		w.drop(ReasonLinkDown, h, l, h.linkStep(l, "the device is down"))
+		return
+	case !l.LowerUp && l.Kind != "tun":
+		w.drop(ReasonNoCarrier, h, l, h.linkStep(l, "the device has no carrier"))
+		return
+	}
+	w.device(h, netfilter.HookEgress, l, p, func(w *walk, p *packet) {
+		if w.hop(h, l, Out, p) {
+			w.carry(h, l, p)
+		}
+	})
+}
+
+// carry is ndo_start_xmit of the device's kind.
+func (w *walk) carry(h *host, l *tables.Link, p *packet) {
+	switch {
+	case l.Loopback:
+		p.in = l
+		w.arrive(h, l, p)
+	case w.m.isUnderlay(h, l):
+		w.underlay(h, l, p)
+	case l.Kind == "veth":
+		w.vethXmit(h, l, p)
+	case l.Kind == "bridge":
+		w.bridgeSend(h, l, p)
+	case l.Kind == "vxlan":
+		w.vxlanXmit(h, l, p)
+	default:
+		w.unknown(fmt.Sprintf("what %s (a %q device) does with the packet is not in the tables", l.Name, l.Kind))
+	}
+}
+
+// vethXmit hands the frame to the peer. A peer takes frames up to its MTU and a VLAN tag
+// (is_skb_forwardable in net/core/dev.c).
+func (w *walk) vethXmit(h *host, l *tables.Link, p *packet) {
+	ph, pl := w.m.peer(h, l)
+	if pl == nil {
+		why := fmt.Sprintf("the other end of %s, interface %d, ", l.Name, l.Parent)
+		if ph == nil {
+			w.unknown(why + "is in a namespace that is not in the snapshot")
+			return
+		}
+		w.drop(ReasonNoPeer, h, l, h.linkStep(l, why+"is gone"))
+		return
+	}
+	const vlanTag = 4
+	if !p.flow.GSO && pl.MTU != 0 && p.length > pl.MTU+vlanTag {
+		w.drop(ReasonTooBig, ph, pl, ph.linkStep(pl, fmt.Sprintf("frame of %d bytes is longer than the MTU %d", p.length, pl.MTU)))
+		return
+	}
+	w.arrive(ph, pl, p)
+}
+
+// underlay carries a frame between nodes. The fabric has no tables here: a frame whose MAC is a node's
+// own arrives there as it is, and any other is looked for by its IP destination, through routers that
+// change MACs and TTL.
+func (w *walk) underlay(h *host, l *tables.Link, p *packet) {
+	if th, tl := w.m.byMAC(h, p); tl != nil {
+		w.arrive(th, tl, p)
+		return
+	}
+	th := w.m.underlayHost(p.Dst)
+	if th == nil || th == h {
+		w.leg.Why = fmt.Sprintf("%s is no address of a node in the snapshot", p.Dst)
+		w.finish(Left)
+		return
+	}
+	tl := w.m.underlayLink(th, p)
+	if tl == nil {
+		w.unknown(fmt.Sprintf("by which device %s would reach node %s is not in the tables", p.Dst, th.Node))
+		return
+	}
+	w.step(Step{
+		Kind: StepUnderlay, Netns: h.ID, Node: h.Node, Ifindex: l.Index, MAC: p.EthDst, Target: p.Dst,
+		Note: fmt.Sprintf("next hop %s is no node's device: a router or the fabric takes the packet to %s", p.EthDst, p.Dst),
+	})
+	p.Any |= FieldEthSrc | FieldEthDst | FieldTTL
+	p.EthSrc, p.EthDst = ether.MAC{}, tl.MAC
+	if !th.hasAddr(p.Dst) {
+		p.Any |= FieldSrc | FieldDst // translated on the way
+	}
+	w.arrive(th, tl, p)
+}
+
+// byMAC finds the node's device that a frame is addressed to.
+func (m *Model) byMAC(from *host, p *packet) (*host, *tables.Link) {
+	if p.EthDst.IsZero() {
+		return nil, nil
+	}
+	for _, h := range m.order {
+		if h == from || !h.isHost() {
+			continue
+		}
+		for i := range h.Links {
+			l := &h.Links[i]
+			if l.MAC == p.EthDst && m.isUnderlay(h, l) {
+				return h, l
+			}
+		}
+	}
+	return nil, nil
+}
+
+// underlayLink is the device by which a packet from outside reaches a node: the one that holds the
+// address, else the one by which the node would answer.
+func (m *Model) underlayLink(h *host, p *packet) *tables.Link {
+	for _, a := range h.addrs[p.Dst] {
+		if l := h.links[a.Index]; l != nil && m.isUnderlay(h, l) {
+			return l
+		}
+	}
+	if as := h.routes(query{dst: p.Src, iif: loopback}); as[0].reason == "" {
+		if l := h.links[as[0].hop.Index]; l != nil && m.isUnderlay(h, l) {
+			return l
+		}
+	}
+	for i := range h.Links {
+		if l := &h.Links[i]; m.isUnderlay(h, l) && l.Up && !h.noAddr(l) {
+			return l
+		}
+	}
+	return nil
+}
+
+func (h *host) noAddr(l *tables.Link) bool {
+	for i := range h.Addrs {
+		if h.Addrs[i].Index == l.Index {
+			return false
+		}
+	}
+	return true
+}

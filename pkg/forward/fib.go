@@ -1,0 +1,281 @@
+package forward
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/podtrace/podtrace/pkg/tables"
+)
+
+// Linux address families, as tables.Rule.Family holds them.
+const (
+	afInet  uint8 = 2
+	afInet6 uint8 = 10
+)
+
+// loopback is the name under which policy rules know packets of local origin ("iif lo").
+const loopback = "lo"
+
+// query is a route question, with everything that a policy rule can ask about (struct flowi).
+type query struct {
+	dst, src     netip.Addr // src invalid: not chosen yet
+	iif, oif     string     // iif "lo": local origin; oif "": any
+	tos          uint8
+	mark         uint32
+	proto        uint8
+	sport, dport uint16
+	uid          uint32
+}
+
+// answer is one route that the tables allow, or the reason why there is none.
+type answer struct {
+	reason Reason // "" when there is a route
+	route  *tables.Route
+	hop    tables.NextHop
+	hopIdx int // which of the route's next hops
+	rule   *tables.Rule
+	// alternatives counts the next hops among which a hash decides.
+	alternatives int
+}
+
+// routes answers a route question as fib_lookup and fib6_lookup do: policy rules in order of priority,
+// in each table the longest prefix first. It returns one answer, or one for each next hop of a
+// multipath route.
+func (h *host) routes(q query) []answer {
+	rules := h.rulesFor(q.dst)
+	for i := 0; i < len(rules); i++ {
+		r := rules[i]
+		if !h.ruleMatches(r, q) {
+			continue
+		}
+		switch r.Action {
+		case tables.RuleGoto:
+			i = gotoIndex(rules, i, r.Goto) - 1
+			continue
+		case tables.RuleNop:
+			continue
+		case tables.RuleBlackhole:
+			return []answer{{reason: ReasonBlackhole, rule: r}}
+		case tables.RuleUnreachable:
+			return []answer{{reason: ReasonUnreachable, rule: r}}
+		case tables.RuleProhibit:
+			return []answer{{reason: ReasonProhibit, rule: r}}
+		case tables.RuleTable:
+		}
+		if got, ok := h.lookupTable(h.ruleTable(r, q), q, r); ok {
+			return got
+		}
+	}
+	return []answer{{reason: ReasonNoRoute}}
+}
+
+// defaultRules are those of a namespace whose rules were not read or given.
+var defaultRules = []*tables.Rule{
+	{Priority: 0, Action: tables.RuleTable, Table: tables.TableLocal, SuppressPrefixLen: -1, SuppressIfGroup: -1},
+	{Priority: 32766, Action: tables.RuleTable, Table: tables.TableMain, SuppressPrefixLen: -1, SuppressIfGroup: -1},
+	{Priority: 32767, Action: tables.RuleTable, Table: tables.TableDefault, SuppressPrefixLen: -1, SuppressIfGroup: -1},
+}
+
+func (h *host) rulesFor(dst netip.Addr) []*tables.Rule {
+	family := afInet
+	if dst.Is6() {
+		family = afInet6
+	}
+	if rs := h.rules[family]; len(rs) > 0 {
+		return rs
+	}
+	return defaultRules
+}
+
+// gotoIndex finds the first rule at or after the priority that a goto names. A target that is not
+// there makes the goto a no-op (FIB_RULE_UNRESOLVED).
+func gotoIndex(rules []*tables.Rule, at int, target uint32) int {
+	for j := at + 1; j < len(rules); j++ {
+		if rules[j].Priority == target {
+			return j
+		}
+	}
+	return at + 1
+}
+
+// ruleTable gives the table that a rule looks into: an l3mdev rule takes it from the VRF that the
+// packet's device is in.
+func (h *host) ruleTable(r *tables.Rule, q query) uint32 {
+	if !r.L3MDev {
+		return r.Table
+	}
+	t, _ := h.vrfTable(q)
+	return t
+}
+
+func (h *host) vrfTable(q query) (uint32, bool) {
+	for _, name := range []string{q.oif, q.iif} {
+		l := h.byName[name]
+		if l == nil {
+			continue
+		}
+		if l.VRF != 0 {
+			return l.VRF, true
+		}
+		if m := h.links[l.Master]; m != nil && m.VRF != 0 {
+			return m.VRF, true
+		}
+	}
+	return 0, false
+}
+
+// ruleMatches is fib_rule_match of net/core/fib_rules.c with the family's own selectors.
+func (h *host) ruleMatches(r *tables.Rule, q query) bool {
+	ok := h.selectorsMatch(r, q)
+	if r.Invert {
+		return !ok
+	}
+	return ok
+}
+
+func (h *host) selectorsMatch(r *tables.Rule, q query) bool {
+	switch {
+	case r.IIF != "" && r.IIF != q.iif,
+		r.OIF != "" && r.OIF != q.oif,
+		(q.mark^r.Mark)&r.Mask != 0,
+		r.TunID != 0,
+		!prefixHas(r.Src, q.src),
+		!prefixHas(r.Dst, q.dst),
+		r.TOS != 0 && r.TOS != q.tos,
+		r.IPProto != 0 && r.IPProto != q.proto,
+		!portIn(r.SPort, q.sport),
+		!portIn(r.DPort, q.dport),
+		r.UIDRange != nil && (q.uid < r.UIDRange.Lo || q.uid > r.UIDRange.Hi):
+		return false
+	}
+	if r.L3MDev {
+		_, ok := h.vrfTable(q)
+		return ok
+	}
+	return true
+}
+
+// prefixHas reports whether a selector matches; the zero prefix and a /0 match every address, even one
+// that is not chosen yet.
+func prefixHas(p netip.Prefix, a netip.Addr) bool {
+	if !p.IsValid() || p.Bits() == 0 {
+		return true
+	}
+	return a.IsValid() && p.Contains(a)
+}
+
+func portIn(r *tables.PortRange, port uint16) bool {
+	return r == nil || (port >= r.Lo && port <= r.Hi)
+}
+
+// lookupTable walks one table from the longest matching prefix to the shortest. ok is false when the
+// table has no answer, so that the next rule is tried.
+func (h *host) lookupTable(table uint32, q query, rule *tables.Rule) (got []answer, ok bool) {
+	t := h.fib[fibKey{table, q.dst.Is6()}]
+	if t == nil {
+		return nil, false
+	}
+	for _, rs := range t.Supernets(netip.PrefixFrom(q.dst, q.dst.BitLen())) {
+		for _, r := range rs {
+			if !routeEligible(r, q) {
+				continue
+			}
+			if suppressed(rule, r) {
+				return nil, false
+			}
+			got, done, throw := h.tryRoute(r, q, rule)
+			if throw {
+				return nil, false
+			}
+			if done {
+				return got, true
+			}
+		}
+	}
+	return nil, false
+}
+
+func routeEligible(r *tables.Route, q query) bool {
+	if r.TOS != 0 && r.TOS != q.tos {
+		return false
+	}
+	return prefixHas(r.Src, q.src)
+}
+
+// suppressed implements suppress_prefixlength: the rule's answer is dropped when it is not more
+// specific than that.
+func suppressed(rule *tables.Rule, r *tables.Route) bool {
+	return rule != nil && rule.SuppressPrefixLen >= 0 && r.Dst.Bits() <= rule.SuppressPrefixLen
+}
+
+// tryRoute turns one route into answers. done is false when none of its next hops can be used, so that
+// a less specific route is tried, as fib_table_lookup goes on.
+func (h *host) tryRoute(r *tables.Route, q query, rule *tables.Rule) (got []answer, done, throw bool) {
+	switch r.Type {
+	case tables.RouteThrow:
+		return nil, false, true
+	case tables.RouteBlackhole:
+		return []answer{{reason: ReasonBlackhole, route: r, rule: rule}}, true, false
+	case tables.RouteUnreachable:
+		return []answer{{reason: ReasonUnreachable, route: r, rule: rule}}, true, false
+	case tables.RouteProhibit:
+		return []answer{{reason: ReasonProhibit, route: r, rule: rule}}, true, false
+	case tables.RouteUnicast, tables.RouteLocal, tables.RouteBroadcast, tables.RouteAnycast, tables.RouteMulticast:
+	}
+	if h.isBlackholeNexthop(r.NexthopID) {
+		return []answer{{reason: ReasonBlackhole, route: r, rule: rule}}, true, false
+	}
+	for i, nh := range r.NextHops {
+		if h.hopUsable(nh, q) {
+			got = append(got, answer{route: r, hop: nh, hopIdx: i, rule: rule})
+		}
+	}
+	for i := range got {
+		got[i].alternatives = len(got)
+	}
+	return got, len(got) > 0, false
+}
+
+func (h *host) isBlackholeNexthop(id uint32) bool {
+	if id == 0 {
+		return false
+	}
+	for i := range h.Nexthops {
+		if h.Nexthops[i].ID == id {
+			return h.Nexthops[i].Blackhole
+		}
+	}
+	return false
+}
+
+// hopUsable is the test of a next hop in fib_table_lookup (net/ipv4/fib_trie.c).
+func (h *host) hopUsable(nh tables.NextHop, q query) bool {
+	if nh.Dead {
+		return false
+	}
+	name := h.linkName(nh.Index)
+	if nh.LinkDn && h.confMax("ignore_routes_with_linkdown", name, q.dst.Is6()) > 0 {
+		return false
+	}
+	return q.oif == "" || q.oif == name
+}
+
+// conf reads net.ipvX.conf.DEV.NAME; ok is false when it was not read.
+func (h *host) conf(name, dev string, v6 bool) (int, bool) {
+	return h.SysctlInt(confName(name, dev, v6))
+}
+
+func confName(name, dev string, v6 bool) string {
+	family := "ipv4"
+	if v6 {
+		family = "ipv6"
+	}
+	return strings.Join([]string{family, "conf", dev, name}, ".")
+}
+
+// confMax is the greater of all and the device (IN_DEV_MAXCONF), 0 when neither was read.
+func (h *host) confMax(name, dev string, v6 bool) int {
+	all, _ := h.conf(name, "all", v6)
+	own, _ := h.conf(name, dev, v6)
+	return max(all, own)
+}

@@ -1,0 +1,289 @@
+package forward
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/podtrace/podtrace/pkg/ether"
+	"github.com/podtrace/podtrace/pkg/netns"
+	"github.com/podtrace/podtrace/pkg/tables"
+)
+
+// arphrdNone is the hardware type of devices without link-layer headers (TUN): ARPHRD_NONE.
+const arphrdNone = 65534
+
+// neighOutput is neigh_output: find the next hop's link-layer address and send.
+func (w *walk) neighOutput(h *host, p *packet, a answer, out *tables.Link) {
+	next := a.hop.Gateway
+	if !next.IsValid() {
+		next = p.Dst
+	}
+	p.EthSrc, p.NoEth, p.Any = out.MAC, false, p.Any&^(FieldEthSrc|FieldEthDst)
+	p.EtherType = etherTypeOf(p.Dst)
+	switch {
+	case out.HardwareTy == arphrdNone || out.Kind == "tun" && out.MAC.IsZero():
+		p.NoEth, p.EthSrc, p.EthDst = true, ether.MAC{}, ether.MAC{}
+		w.xmit(h, out, p)
+		return
+	case out.Loopback || out.NoARP:
+		p.EthDst = out.MAC
+		w.linkSource(h, out)
+		w.xmit(h, out, p)
+		return
+	}
+	mac, ok := w.resolveNeigh(h, out, next)
+	if !ok {
+		return
+	}
+	p.EthDst = mac
+	if mac.IsZero() {
+		p.Any |= FieldEthDst
+	}
+	w.linkSource(h, out)
+	w.xmit(h, out, p)
+}
+
+// linkSource records the device whose address the frame carries.
+func (w *walk) linkSource(h *host, out *tables.Link) {
+	s := h.linkStep(out, "")
+	s.Fields = []string{"ethSrc"}
+	w.step(s)
+}
+
+// resolveNeigh looks the next hop up, and asks by ARP or ND where there is no usable entry. ok is false
+// when the walk has ended.
+func (w *walk) resolveNeigh(h *host, out *tables.Link, next netip.Addr) (ether.MAC, bool) {
+	key := neighKey{out.Index, next}
+	n := h.neigh[key]
+	if n != nil && n.State.Valid() && !n.MAC.IsZero() {
+		w.step(h.neighStep(n, out, next, ""))
+		return n.MAC, true
+	}
+	if mac, ok := w.leg.state.neigh[learnedNeigh{h.ID, key}]; ok {
+		return mac, true
+	}
+	ans := w.m.whoHas(h, out, next)
+	if ans.found {
+		s := h.neighStep(n, out, next, "no entry yet: "+ans.who+" answers for it")
+		s.MAC = ans.mac
+		w.step(s)
+		w.leg.state.neigh[learnedNeigh{h.ID, key}] = ans.mac
+		return ans.mac, true
+	}
+	failed := n != nil && n.State&tables.NUDFailed != 0
+	if !ans.outside || failed {
+		note := fmt.Sprintf("no entry for %s, and nobody on %s answers for it", next, out.Name)
+		if failed {
+			note = fmt.Sprintf("%s has not answered on %s", next, out.Name)
+		}
+		w.drop(ReasonNeigh, h, out, h.neighStep(n, out, next, note))
+		return ether.MAC{}, false
+	}
+	w.step(h.neighStep(n, out, next, "no entry yet; who answers is outside the snapshot"))
+	return ether.MAC{}, true
+}
+
+// neighAnswer is the result of asking a link-layer segment for an address.
+type neighAnswer struct {
+	found   bool
+	mac     ether.MAC
+	who     string
+	outside bool // the segment reaches hosts that are not in the snapshot
+}
+
+// station is one interface as a member of a segment.
+type station struct {
+	h *host
+	l *tables.Link
+}
+
+// whoHas plays an ARP request or a neighbour solicitation: who on the segment behind the device would
+// answer for that address.
+func (m *Model) whoHas(h *host, out *tables.Link, ip netip.Addr) neighAnswer {
+	var ans neighAnswer
+	seen := make(map[*tables.Link]bool)
+	ans.outside = m.flood(h, out, seen, func(s station) {
+		if ans.found || !s.answersFor(ip) {
+			return
+		}
+		ans.found, ans.mac = true, s.l.MAC
+		ans.who = fmt.Sprintf("%s %s of %s", s.h.Name, s.l.Name, s.h.Node)
+	})
+	return ans
+}
+
+// answersFor is arp_process for a request that arrives at this station.
+func (s station) answersFor(ip netip.Addr) bool {
+	if s.h.hasAddr(ip) {
+		return ip.Is6() && s.h.onDevice(s.l, ip) || ip.Is4() && s.h.arpReplies(s.l, ip)
+	}
+	if s.h.proxy[neighKey{s.l.Index, ip}] != nil {
+		return true
+	}
+	return ip.Is4() && s.h.proxyARP(s.l, ip)
+}
+
+func (h *host) onDevice(l *tables.Link, ip netip.Addr) bool {
+	for _, a := range h.addrs[ip] {
+		if a.Index == l.Index {
+			return true
+		}
+	}
+	return false
+}
+
+// arpReplies honours arp_ignore: 1 and 2 ask for the address to be on the device that the request came in by.
+func (h *host) arpReplies(l *tables.Link, ip netip.Addr) bool {
+	switch h.confMax("arp_ignore", l.Name, false) {
+	case 0:
+		return true
+	case 8:
+		return false
+	default:
+		return h.onDevice(l, ip)
+	}
+}
+
+// proxyARP is arp_fwd_proxy: the address is routed out of another device than the request came in by.
+func (h *host) proxyARP(l *tables.Link, ip netip.Addr) bool {
+	if h.confMax("proxy_arp", l.Name, false) == 0 {
+		return false
+	}
+	if fwd, ok := h.conf("forwarding", l.Name, false); ok && fwd == 0 {
+		return false
+	}
+	as := h.routes(query{dst: ip, iif: l.Name})
+	return as[0].reason == "" && as[0].route.Type == tables.RouteUnicast && as[0].hop.Index != l.Index
+}
+
+// flood visits every station that a broadcast sent out of a device reaches, and reports whether it also
+// reaches hosts outside the snapshot.
+func (m *Model) flood(h *host, out *tables.Link, seen map[*tables.Link]bool, visit func(station)) (outside bool) {
+	if seen[out] || !out.Up {
+		return false
+	}
+	seen[out] = true
+	switch {
+	case m.isUnderlay(h, out):
+		m.underlayStations(h, visit)
+		return true
+	case out.Kind == "veth":
+		return m.floodInto(h, out, seen, visit)
+	case out.Kind == "bridge":
+		return m.floodPorts(h, out, nil, seen, visit)
+	case out.Kind == "vxlan":
+		return m.floodVXLAN(h, out, visit)
+	default:
+		return out.Kind != "" && !out.Loopback
+	}
+}
+
+func (m *Model) floodInto(h *host, out *tables.Link, seen map[*tables.Link]bool, visit func(station)) bool {
+	ph, pl := m.peer(h, out)
+	if pl == nil {
+		return ph == nil
+	}
+	if !pl.Up || seen[pl] {
+		return false
+	}
+	seen[pl] = true
+	if pl.Port == nil {
+		visit(station{ph, pl})
+		return false
+	}
+	br := ph.links[pl.Master]
+	if br == nil || !portTakes(br, pl) {
+		return false
+	}
+	visit(station{ph, br})
+	return m.floodPorts(ph, br, pl, seen, visit)
+}
+
+func (m *Model) floodPorts(h *host, br *tables.Link, from *tables.Link, seen map[*tables.Link]bool, visit func(station)) (outside bool) {
+	for _, port := range h.ports[br.Index] {
+		if port == from || !portGives(from, port) || !port.Port.BroadcastFl {
+			continue
+		}
+		if m.flood(h, port, seen, visit) {
+			outside = true
+		}
+	}
+	return outside
+}
+
+// floodVXLAN visits the stations behind a vxlan device's default destinations; without one, a broadcast
+// goes nowhere.
+func (m *Model) floodVXLAN(h *host, out *tables.Link, visit func(station)) (outside bool) {
+	var dsts []netip.Addr
+	for _, f := range h.vxfdb[macKey{out.Index, ether.MAC{}}] {
+		dsts = append(dsts, f.Dst)
+	}
+	if out.VXLAN != nil && out.VXLAN.Group.IsValid() {
+		dsts = append(dsts, out.VXLAN.Group)
+	}
+	for _, d := range dsts {
+		th := m.underlayHost(d)
+		if th == nil {
+			outside = true
+			continue
+		}
+		for _, l := range th.links {
+			if l.VXLAN != nil && out.VXLAN != nil && l.VXLAN.VNI == out.VXLAN.VNI && l.Up {
+				visit(station{th, l})
+			}
+		}
+	}
+	return outside
+}
+
+// underlayStations visits every node's devices that lead to the underlay. Which of them share a segment
+// is not in the tables; an address is looked for on all.
+func (m *Model) underlayStations(from *host, visit func(station)) {
+	for _, h := range m.order {
+		if h == from || !h.isHost() {
+			continue
+		}
+		for i := range h.Links {
+			if l := &h.Links[i]; l.Up && m.isUnderlay(h, l) {
+				visit(station{h, l})
+			}
+		}
+	}
+}
+
+// underlayHost finds the node that an underlay address leads to: by its interfaces, else by what is
+// known of addresses translated on the way.
+func (m *Model) underlayHost(ip netip.Addr) *host {
+	for _, h := range m.order {
+		if h.isHost() && h.hasAddr(ip) {
+			return h
+		}
+	}
+	if id, ok := m.opts.Underlay[ip]; ok {
+		return m.hosts[id]
+	}
+	return nil
+}
+
+// Station is who answers for an address on a segment.
+type Station struct {
+	MAC ether.MAC
+	Who string // "host cni0 of node1"
+}
+
+// WhoHas says who on the segment behind a device would answer an ARP request or a neighbour
+// solicitation for ip. outside reports that the segment also reaches hosts outside the snapshot.
+func (m *Model) WhoHas(ns netns.ID, dev tables.Ifindex, ip netip.Addr) (s Station, found, outside bool) {
+	h := m.hosts[ns]
+	if h == nil || h.link(dev) == nil {
+		return Station{}, false, true
+	}
+	a := m.whoHas(h, h.link(dev), ip)
+	return Station{MAC: a.mac, Who: a.who}, a.found, a.outside
+}
+
+// IsUnderlay reports whether a device of a node's own namespace leads to the network between nodes.
+func (m *Model) IsUnderlay(ns netns.ID, dev tables.Ifindex) bool {
+	h := m.hosts[ns]
+	return h != nil && h.link(dev) != nil && m.isUnderlay(h, h.link(dev))
+}

@@ -1,0 +1,116 @@
+package report
+
+import (
+	"encoding/xml"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// The JUnit XML that CI systems read: a suite for each leg with a case for each hop, and one for
+// the verdict, so that a fault without a failing hop still fails the run.
+type junitSuites struct {
+	XMLName  xml.Name     `xml:"testsuites"`
+	Name     string       `xml:"name,attr"`
+	Tests    int          `xml:"tests,attr"`
+	Failures int          `xml:"failures,attr"`
+	Skipped  int          `xml:"skipped,attr"`
+	Suites   []junitSuite `xml:"testsuite"`
+}
+
+type junitSuite struct {
+	Name     string      `xml:"name,attr"`
+	Tests    int         `xml:"tests,attr"`
+	Failures int         `xml:"failures,attr"`
+	Skipped  int         `xml:"skipped,attr"`
+	Cases    []junitCase `xml:"testcase"`
+}
+
+type junitCase struct {
+	Class   string        `xml:"classname,attr"`
+	Name    string        `xml:"name,attr"`
+	Failure *junitMessage `xml:"failure"`
+	Skipped *junitMessage `xml:"skipped"`
+}
+
+type junitMessage struct {
+	Message string `xml:"message,attr"`
+	Text    string `xml:",chardata"`
+}
+
+func writeJUnit(w io.Writer, r *Report) error {
+	all := junitSuites{Name: "podtrace " + endpointName(r.Source) + " to " + endpointName(r.Destination)}
+	for _, leg := range r.Legs {
+		var cases []junitCase
+		for i := range leg.Hops {
+			cases = append(cases, hopCase(leg.Name, &leg.Hops[i]))
+		}
+		all.add(clean(leg.Name), cases)
+	}
+	all.add("verdict", []junitCase{verdictCase(r.Verdict)})
+	body, err := xml.MarshalIndent(all, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode report as JUnit XML: %w", err)
+	}
+	_, err = fmt.Fprintf(w, "%s%s\n", xml.Header, body)
+	return err
+}
+
+func (s *junitSuites) add(name string, cases []junitCase) {
+	suite := junitSuite{Name: name, Tests: len(cases), Cases: cases}
+	for _, c := range cases {
+		if c.Failure != nil {
+			suite.Failures++
+		}
+		if c.Skipped != nil {
+			suite.Skipped++
+		}
+	}
+	s.Tests += suite.Tests
+	s.Failures += suite.Failures
+	s.Skipped += suite.Skipped
+	s.Suites = append(s.Suites, suite)
+}
+
+func hopCase(leg string, h *Hop) junitCase {
+	c := junitCase{
+		Class: "podtrace." + clean(leg),
+		Name:  fmt.Sprintf("%02d %s %s %s", h.Index, clean(h.Node), clean(h.Interface), clean(h.Direction)),
+	}
+	switch h.State {
+	case StateOK:
+	case StateMismatch:
+		c.Failure = &junitMessage{"headers differ", failedChecks(h)}
+	case StateMissing:
+		c.Failure = &junitMessage{"not seen", failedChecks(h)}
+	default:
+		c.Skipped = &junitMessage{Message: strings.TrimSpace(clean(h.State + " " + h.Note))}
+	}
+	return c
+}
+
+func failedChecks(h *Hop) string {
+	var b strings.Builder
+	for _, c := range h.Checks {
+		if !c.OK {
+			fmt.Fprintf(&b, "%s: %s, expected %s (%s)\n%s: %s\n$ %s\n", clean(c.Name), orNothing(c.Observed),
+				orNothing(c.Expected), clean(c.Source), clean(c.Table), clean(c.Entry), clean(c.Command))
+		}
+	}
+	return b.String()
+}
+
+func verdictCase(v Verdict) junitCase {
+	c := junitCase{Class: "podtrace", Name: "verdict"}
+	switch ExitCode(v.Status) {
+	case ExitHealthy:
+	case ExitFault:
+		c.Failure = &junitMessage{
+			clean(v.Status + ": " + v.Cause + scene(v.Leg, v.Node, v.Interface)),
+			clean(v.Summary) + "\n" + clean(v.Remedy),
+		}
+	default:
+		c.Skipped = &junitMessage{Message: clean(v.Status + ": " + v.Summary)}
+	}
+	return c
+}

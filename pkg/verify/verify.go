@@ -1,0 +1,453 @@
+// Package verify lays three sources side by side: the hops that the tables lead to (forward), the
+// packets that were seen (correlate), and what the control plane meant (Intent). Every comparison is a
+// Check that keeps the entry behind it. It names no cause; that is diagnose's.
+package verify
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/podtrace/podtrace/pkg/correlate"
+	"github.com/podtrace/podtrace/pkg/ether"
+	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/netns"
+	"github.com/podtrace/podtrace/pkg/tables"
+)
+
+// State is what can be said of a hop.
+type State string
+
+// The states of a hop, as the report names them.
+const (
+	OK         State = "ok"
+	Mismatch   State = "mismatch"
+	Missing    State = "missing"
+	Unobserved State = "unobserved"
+	Opaque     State = "opaque"
+)
+
+// Source says who states what is expected.
+type Source string
+
+// The sources of a check.
+const (
+	FromIntent Source = "intent"
+	FromTables Source = "tables"
+	FromWire   Source = "wire"
+)
+
+// Check is one comparison.
+type Check struct {
+	Name      string
+	OK        bool
+	Expected  string
+	Observed  string
+	Source    Source
+	Node      string // whose entry, or where it was observed
+	Interface string
+	Step      *forward.Step // the entry behind it; nil when there is none
+	// Owner names who holds what was observed, when somebody known does ("node2 flannel.1").
+	Owner string
+	// Announced is what the control plane says of the same value, "" when it says nothing.
+	Announced string
+}
+
+// Hop is an expected passage with what was seen there.
+type Hop struct {
+	forward.Hop
+	Expected  bool // false: no table leads here any more; the hop stands where the packet should have come
+	State     State
+	Note      string
+	Sightings []correlate.Sighting // the first of each journey
+	Seen      int                  // journeys that were seen here
+	Latency   time.Duration        // median since the previous hop; valid when HasLatency
+	HasLat    bool
+	Checks    []Check
+}
+
+// Leg is one direction, judged hop by hop.
+type Leg struct {
+	Name    string
+	Forward forward.Leg
+	Hops    []Hop
+	// Tail are the checks on the decisions after the last expected hop.
+	Tail []Check
+	// Journeys is how many packets set out on this leg, by the wire; Arrived how many reached the end.
+	Journeys, Arrived int
+	// Last is the index of the last hop at which every or any packet was seen; -1: none.
+	Last int
+	// Strays are passages that no table predicts: other interfaces, other directions, loops.
+	Strays []Stray
+}
+
+// Stray is a sighting where no hop was expected.
+type Stray struct {
+	Point    int
+	Sighting correlate.Sighting
+	Count    int
+}
+
+// Tap is one capture point as it turned out.
+type Tap struct {
+	Point   int
+	Netns   netns.ID
+	Ifindex tables.Ifindex
+	Node    string
+	Name    string // interface
+	Drops   uint64
+	Err     string
+}
+
+// Input is all that verify compares.
+type Input struct {
+	Request, Reply []forward.Leg // alternatives each, the likeliest first
+	Intent         *Intent
+	// Wire is nil when no packet was looked for (check).
+	Wire *Wire
+}
+
+// Wire is what the capture gave.
+type Wire struct {
+	Taps     []Tap
+	Journeys correlate.Result
+}
+
+// Result is the judged path.
+type Result struct {
+	Request, Reply Leg
+}
+
+// Verify compares.
+func Verify(in Input) Result {
+	var r Result
+	r.Request = verifyLeg("request", in, in.Request, in.journeys(false), in.Intent)
+	r.Reply = verifyLeg("reply", in, in.Reply, in.journeys(true), in.Intent.reversed())
+	r.Request.Hops = append(r.Request.Hops, unreached(r.Request, r.Reply)...)
+	r.Reply.Hops = append(r.Reply.Hops, unreached(r.Reply, r.Request)...)
+	judgeUnreached(&r.Request, in.Wire)
+	judgeUnreached(&r.Reply, in.Wire)
+	return r
+}
+
+func (in Input) journeys(reply bool) []correlate.Journey {
+	switch {
+	case in.Wire == nil:
+		return nil
+	case reply:
+		return in.Wire.Journeys.Reply
+	default:
+		return in.Wire.Journeys.Request
+	}
+}
+
+func verifyLeg(name string, in Input, alternatives []forward.Leg, js []correlate.Journey, intent *Intent) Leg {
+	taps := newTapIndex(in.Wire)
+	leg := Leg{Name: name, Last: -1, Journeys: len(js)}
+	if len(alternatives) == 0 {
+		return leg
+	}
+	leg.Forward = pickAlternative(alternatives, js, taps)
+	used := make(map[sightingKey]bool)
+	shift := ttlShift(leg.Forward, js, taps)
+	for i := range leg.Forward.Hops {
+		h := Hop{Hop: leg.Forward.Hops[i], Expected: true}
+		h.Checks = append(h.Checks, intent.stepChecks(leg.Forward, h.Steps)...)
+		h.observe(js, taps, used, shift)
+		leg.Hops = append(leg.Hops, h)
+	}
+	leg.Tail = append(leg.Tail, intent.stepChecks(leg.Forward, leg.Forward.Tail)...)
+	leg.Tail = append(leg.Tail, intent.endChecks(leg.Forward)...)
+	leg.settle(in.Wire != nil, taps)
+	leg.Strays = strays(js, used)
+	return leg
+}
+
+// tapIndex finds the capture point of a hop.
+type tapIndex map[tapKey]Tap
+
+type tapKey struct {
+	ns  netns.ID
+	dev tables.Ifindex
+}
+
+func newTapIndex(w *Wire) tapIndex {
+	ix := make(tapIndex)
+	if w == nil {
+		return ix
+	}
+	for _, t := range w.Taps {
+		ix[tapKey{t.Netns, t.Ifindex}] = t
+	}
+	return ix
+}
+
+func (ix tapIndex) at(h forward.Hop) (Tap, bool) {
+	t, ok := ix[tapKey{h.Netns, h.Ifindex}]
+	return t, ok
+}
+
+// sightingKey is one passage: a journey at a point in one direction.
+type sightingKey struct {
+	journey, sighting int
+}
+
+func direction(d forward.Direction) correlate.Direction {
+	if d == forward.Out {
+		return correlate.Out
+	}
+	return correlate.In
+}
+
+// find gives the first sighting of journey j at a hop that no earlier hop has taken.
+func find(js []correlate.Journey, j int, point int, dir correlate.Direction, used map[sightingKey]bool) (int, bool) {
+	for i := range js[j].Sightings {
+		s := &js[j].Sightings[i]
+		if s.Point == point && s.Dir == dir && !used[sightingKey{j, i}] {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// pickAlternative takes, among the ways that the tables allow, the one that the packets went.
+func pickAlternative(legs []forward.Leg, js []correlate.Journey, taps tapIndex) forward.Leg {
+	best, score := 0, -1
+	for i, l := range legs {
+		n := 0
+		for _, h := range l.Hops {
+			if t, ok := taps.at(h); ok && seenAt(js, t.Point, direction(h.Dir)) {
+				n++
+			}
+		}
+		if n > score {
+			best, score = i, n
+		}
+	}
+	return legs[best]
+}
+
+func seenAt(js []correlate.Journey, point int, dir correlate.Direction) bool {
+	for j := range js {
+		if _, ok := find(js, j, point, dir, nil); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// ttlShift is how much lower than the model's the sender's TTL was, by the first hop that was seen: a
+// socket may ask for any TTL.
+func ttlShift(l forward.Leg, js []correlate.Journey, taps tapIndex) int {
+	if len(l.Hops) == 0 {
+		return 0
+	}
+	h := l.Hops[0]
+	t, ok := taps.at(h)
+	if !ok {
+		return 0
+	}
+	for j := range js {
+		if i, ok := find(js, j, t.Point, direction(h.Dir), nil); ok {
+			return int(h.Frame.TTL) - int(js[j].Sightings[i].Frame.Flow().TTL)
+		}
+	}
+	return 0
+}
+
+// observe takes the journeys' sightings at this hop and compares their headers.
+func (h *Hop) observe(js []correlate.Journey, taps tapIndex, used map[sightingKey]bool, shift int) {
+	t, ok := taps.at(h.Hop)
+	if !ok {
+		return
+	}
+	for j := range js {
+		i, ok := find(js, j, t.Point, direction(h.Dir), used)
+		if !ok {
+			continue
+		}
+		used[sightingKey{j, i}] = true
+		h.Seen++
+		h.Sightings = append(h.Sightings, js[j].Sightings[i])
+	}
+	if h.Seen == 0 {
+		return
+	}
+	h.Checks = append(h.Checks, h.headerChecks(shift)...)
+}
+
+// settle gives every hop its state, and finds the last one that was seen.
+func (l *Leg) settle(watched bool, taps tapIndex) {
+	for i := range l.Hops {
+		if l.Hops[i].Seen > 0 {
+			l.Last = i
+		}
+	}
+	for i := range l.Hops {
+		l.Hops[i].settle(watched, i < l.Last, l.Journeys, taps)
+	}
+	l.bridged()
+	l.latencies()
+	if n := len(l.Hops); n > 0 && l.Forward.End == forward.Delivered {
+		l.Arrived = l.Hops[n-1].Seen
+	}
+}
+
+func (h *Hop) settle(watched, seenLater bool, journeys int, taps tapIndex) {
+	t, tapped := taps.at(h.Hop)
+	switch {
+	case h.Seen > 0 && h.checksHold():
+		h.State = OK
+	case h.Seen > 0:
+		h.State = Mismatch
+	case !watched:
+		h.State, h.Note = Unobserved, "no packet was sent or looked for"
+		if !h.checksHold() {
+			h.State = Mismatch
+		}
+	case h.Hidden != "":
+		h.State, h.Note = Unobserved, h.Hidden
+	case !tapped:
+		h.State, h.Note = Unobserved, "no tap here"
+	case t.Err != "":
+		h.State, h.Note = Unobserved, "the tap here ended early: "+t.Err
+	case t.Drops > 0:
+		h.State, h.Note = Unobserved, fmt.Sprintf("the kernel dropped %d frames for this tap", t.Drops)
+	case h.Opaque != "":
+		h.State, h.Note = Opaque, "a program here may take the packet past the tap: "+h.Opaque
+	case journeys == 0:
+		h.State, h.Note = Unobserved, "no packet set out on this leg"
+	default:
+		h.State = Missing
+		if seenLater {
+			h.Note = "seen further on, and not here"
+		}
+	}
+}
+
+func (h *Hop) checksHold() bool {
+	return !slices.ContainsFunc(h.Checks, func(c Check) bool { return !c.OK })
+}
+
+// bridged settles a bridge between two ports: both ports saw the frame, so it went through.
+func (l *Leg) bridged() {
+	for i := 1; i+1 < len(l.Hops); i++ {
+		h, in, out := &l.Hops[i], &l.Hops[i-1], &l.Hops[i+1]
+		if !h.Bridged || h.Seen > 0 {
+			continue
+		}
+		n := min(in.Seen, out.Seen)
+		if n == 0 {
+			continue
+		}
+		h.Seen = n
+		way := "in by " + in.Interface + ", out by " + out.Interface
+		h.Checks = append(h.Checks, Check{
+			Name: "bridged", OK: true, Expected: way, Observed: way, Source: FromWire, Node: h.Node, Interface: h.Interface,
+		})
+		h.State, h.Note = OK, "seen at both ports; "+h.Hidden
+		if !h.checksHold() {
+			h.State = Mismatch
+		}
+	}
+}
+
+// latencies gives each hop the median time since the hop before, where both share a clock: one node.
+func (l *Leg) latencies() {
+	for i := 1; i < len(l.Hops); i++ {
+		h, prev := &l.Hops[i], &l.Hops[i-1]
+		if h.Node != prev.Node || len(h.Sightings) == 0 || len(h.Sightings) != len(prev.Sightings) {
+			continue
+		}
+		ds := make([]int64, len(h.Sightings))
+		for k := range h.Sightings {
+			ds[k] = h.Sightings[k].Time - prev.Sightings[k].Time
+		}
+		slices.Sort(ds)
+		h.Latency, h.HasLat = time.Duration(ds[len(ds)/2]), true
+	}
+}
+
+func strays(js []correlate.Journey, used map[sightingKey]bool) []Stray {
+	var out []Stray
+	for j := range js {
+		for i, s := range js[j].Sightings {
+			if used[sightingKey{j, i}] {
+				continue
+			}
+			at := slices.IndexFunc(out, func(o Stray) bool { return o.Point == s.Point && o.Sighting.Dir == s.Dir })
+			if at >= 0 {
+				out[at].Count++
+				continue
+			}
+			out = append(out, Stray{Point: s.Point, Sighting: s, Count: 1})
+		}
+	}
+	return out
+}
+
+// unreached are the places where the packet should still have come, by the other leg walked backwards,
+// when the tables end this one early.
+func unreached(l, other Leg) []Hop {
+	if l.Forward.End == forward.Delivered || len(l.Hops) == 0 {
+		return nil
+	}
+	seen := make(map[tapKey]bool, len(l.Hops))
+	for _, h := range l.Hops {
+		seen[tapKey{h.Netns, h.Ifindex}] = true
+	}
+	from := 0 // skip what mirrors this leg's own part
+	mirror := slices.Clone(other.Forward.Hops)
+	slices.Reverse(mirror)
+	for i, h := range mirror {
+		if seen[tapKey{h.Netns, h.Ifindex}] {
+			from = i + 1
+		}
+	}
+	var out []Hop
+	for _, h := range mirror[from:] {
+		h.Dir = opposite(h.Dir)
+		h.Frame, h.Steps = forward.Frame{}, nil
+		out = append(out, Hop{Hop: h})
+	}
+	return out
+}
+
+func opposite(d forward.Direction) forward.Direction {
+	if d == forward.In {
+		return forward.Out
+	}
+	return forward.In
+}
+
+// judgeUnreached settles the hops that unreached added.
+func judgeUnreached(l *Leg, w *Wire) {
+	taps := newTapIndex(w)
+	for i := range l.Hops {
+		h := &l.Hops[i]
+		if h.Expected {
+			continue
+		}
+		h.settle(w != nil, false, l.Journeys, taps)
+		if h.State == Missing || h.State == Unobserved && w == nil {
+			h.State, h.Note = Missing, "the tables do not lead here any more"
+		}
+	}
+}
+
+// Frame fields, compared.
+
+func macString(m ether.MAC) string {
+	if m.IsZero() {
+		return ""
+	}
+	return m.String()
+}
+
+func addrString(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
