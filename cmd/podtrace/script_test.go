@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -29,15 +30,19 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": runStatus,
 			"json":   checkJSON,
+			"defer":  runLater,
 		},
 	})
 }
 
-// setup gives scripts what a command looks at: no terminal, no colour, a UTF-8 locale.
+// setup gives scripts what a command looks at: no terminal, no colour, a UTF-8 locale, and a lab
+// of their own, beside one that may be running.
 func setup(env *testscript.Env) error {
 	env.Setenv("NO_COLOR", "")
 	env.Setenv("LC_ALL", "C.UTF-8")
 	env.Setenv("KUBECONFIG", "")
+	env.Setenv("PODTRACE_LAB_PREFIX", fmt.Sprintf("podtrace-test%d-", os.Getpid()))
+	env.Setenv("PODTRACE_LAB_DIR", filepath.Join(env.WorkDir, "lab"))
 	wd, err := os.Getwd()
 	env.Setenv("SRC", wd)
 	return err
@@ -73,6 +78,18 @@ func runStatus(ts *testscript.TestScript, neg bool, args []string) {
 	if got != args[0] {
 		ts.Fatalf("exit status %s, want %s", got, args[0])
 	}
+}
+
+// runLater is "defer COMMAND…": it runs when the script ends, however it ends.
+func runLater(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: defer COMMAND [ARG…]")
+	}
+	ts.Defer(func() {
+		if err := ts.Exec(args[0], args[1:]...); err != nil {
+			ts.Logf("deferred %q: %v", args, err)
+		}
+	})
 }
 
 // checkJSON is "json FILE PATH WANT": every value at PATH prints as WANT. PATH is made of field

@@ -119,6 +119,7 @@ const (
 	fragOffset4 = 0x1fff // of the 16 bits at IPv4 + 6
 	fragOffset6 = 0xfff8 // of the 16 bits at the fragment header + 2
 
+	vlanLen     = 4 // TPID and TCI, IEEE 802.1Q section 9
 	udpHeader   = 8
 	vxlanHeader = 8
 	ipv6Header  = 40
@@ -211,4 +212,6 @@ type level struct {
 	encap  []Encap // UDP ports behind which to look at the inner frame
 	inner  label   // where to go with X at the inner frame; used if encap is not empty
 	errors bool    // look into ICMP errors; false for a header that is quoted itself
+
+	only4, only6 bool // write the block of one IP version alone
 }

@@ -45,7 +45,7 @@ func (w *filterWriter) icmp(l level, types icmpTypes) {
 		w.jump(w.reject) // an ICMP error is never sent about one (RFC 1122 section 3.2.2)
 		return
 	}
-	w.quoted(l, types.v6)
+	w.quoted(l, types)
 }
 
 // echo judges the echo at X: both addresses and any identifier (NAT rewrites it too), or one
@@ -74,17 +74,8 @@ func (w *filterWriter) echo() {
 
 // quoted judges the packet that the ICMP error at X quotes, as if it were on the wire itself; a
 // quoted encapsulation is accepted by its port, for the quote need not hold the inner headers.
-func (w *filterWriter) quoted(l level, v6 bool) {
-	v4Block, v6Block := w.newLabel(), w.newLabel()
+func (w *filterWriter) quoted(l level, types icmpTypes) {
 	w.advance(icmpHeader)
-	if v6 {
-		w.jump(v6Block)
-	} else {
-		w.jump(v4Block)
-	}
-	var behind label
-	if len(l.encap) > 0 {
-		behind = w.accept
-	}
-	w.ip1(v4Block, v6Block, v6, level{encap: l.encap, inner: behind})
+	quote := level{encap: l.encap, inner: w.accept, only4: !types.v6, only6: types.v6}
+	w.ip(w.newLabel(), w.newLabel(), quote) // nothing jumps there: the one block that is written follows
 }

@@ -9,29 +9,29 @@ import (
 // ip writes the blocks v4 and v6, which are entered with X at an IP header and end in accept or
 // reject.
 func (w *filterWriter) ip(v4, v6 label, l level) {
-	transport, fragment, odd := w.newLabel(), w.newLabel(), w.newLabel()
-
-	w.place(v4)
-	w.countHits4()
-	w.headerLen4()
-	w.load(9, 1) // protocol
-	w.emit(bpf.StoreScratch{Src: bpf.RegA, N: cellProto})
-	w.load(6, 2)
-	w.jumpIf(bpf.JumpBitsSet, fragOffset4, fragment)
-	w.jump(transport)
-
-	w.place(v6)
-	w.countHits6()
-	w.extensions(transport, fragment, odd)
-
-	w.place(odd) // an extension header that is not followed
-	w.emit(bpf.LoadScratch{Dst: bpf.RegA, N: cellHits})
-	w.jumpEq(2, w.accept)
-	w.jump(w.reject)
-
+	transport, fragment := w.newLabel(), w.newLabel()
+	if !l.only6 {
+		w.place(v4)
+		w.countHits4()
+		w.headerLen4()
+		w.load(9, 1) // protocol
+		w.emit(bpf.StoreScratch{Src: bpf.RegA, N: cellProto})
+		w.load(6, 2)
+		w.jumpIf(bpf.JumpBitsSet, fragOffset4, fragment)
+		w.jump(transport)
+	}
+	if !l.only4 {
+		odd := w.newLabel()
+		w.place(v6)
+		w.countHits6()
+		w.extensions(transport, fragment, odd)
+		w.place(odd) // an extension header that is not followed
+		w.emit(bpf.LoadScratch{Dst: bpf.RegA, N: cellHits})
+		w.jumpEq(2, w.accept)
+		w.jump(w.reject)
+	}
 	w.place(fragment)
 	w.laterFragment(l)
-
 	w.place(transport)
 	w.transport(l)
 }
@@ -216,21 +216,17 @@ func (w *filterWriter) encapsulated(l level) {
 
 // ported judges a packet with ports at X, whose protocol is in A.
 func (w *filterWriter) ported() {
-	match := w.newLabel()
-	switch w.flow.Proto {
-	case 0:
+	switch {
+	case w.flow.Proto == 0:
 		w.emit(bpf.LoadScratch{Dst: bpf.RegA, N: cellHits})
 		w.jumpEq(2, w.accept)
-	case protoICMP, protoICMPv6: // judged already
-	default:
-		w.jumpEq(uint32(w.flow.Proto), match)
-	}
-	w.jump(w.reject)
-	if w.flow.Proto == 0 || w.isICMP() {
-		w.place(match) // not reached
+		w.jump(w.reject)
+		return
+	case w.isICMP(): // judged already
+		w.jump(w.reject)
 		return
 	}
-	w.place(match)
+	w.jumpIf(bpf.JumpNotEqual, uint32(w.flow.Proto), w.reject)
 	if w.flow.Proto == protoUDP {
 		w.marker(udpHeader)
 	}

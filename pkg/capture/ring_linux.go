@@ -190,8 +190,6 @@ func frameFrom(hdr []byte, point, snap int) Frame {
 	return f
 }
 
-const vlanLen = 4 // TPID and TCI, IEEE 802.1Q section 9
-
 // retag copies a frame with a VLAN tag put back behind the addresses.
 func retag(raw []byte, tpid, tci uint16) []byte {
 	const addrs = 12

@@ -25,7 +25,7 @@ func (o *inventoryOptions) addFlags(c *cobra.Command) {
 }
 
 // load reads the file, or the objects of the running lab.
-func (o *inventoryOptions) load(context.Context) (*inventory.Inventory, error) {
+func (o *inventoryOptions) load(ctx context.Context, s *Streams) (*inventory.Inventory, error) {
 	if o.Filename != "" {
 		inv, err := inventory.ReadFile(o.Filename)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -33,7 +33,10 @@ func (o *inventoryOptions) load(context.Context) (*inventory.Inventory, error) {
 		}
 		return inv, err
 	}
-	inv, err := inventory.ReadFile(lab.InventoryPath)
+	if err := s.enter(ctx, false); err != nil {
+		return nil, err
+	}
+	inv, err := inventory.ReadFile(lab.Options{}.InventoryPath())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, withHint(errors.New("no cluster is given and no lab is running"),
 			"bring a lab up with podtrace lab up, or give a cluster file with -f")

@@ -16,16 +16,17 @@ type Streams struct {
 	Out io.Writer
 	Err io.Writer
 
-	ErrTTY bool // progress is welcome on Err
-	Color  bool // Out is a terminal that shows ANSI attributes, and NO_COLOR is not set
-	ASCII  bool // the locale is not UTF-8
-	Width  int  // columns of the terminal at Out; 0: no terminal
+	Argv   []string // the command line, to run it again inside another user namespace
+	ErrTTY bool     // progress is welcome on Err
+	Color  bool     // Out is a terminal that shows ANSI attributes, and NO_COLOR is not set
+	ASCII  bool     // the locale is not UTF-8
+	Width  int      // columns of the terminal at Out; 0: no terminal
 }
 
 // System gives the streams of the process.
 func System() *Streams {
 	s := &Streams{
-		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
+		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Argv: os.Args,
 		ErrTTY: term.IsTerminal(int(os.Stderr.Fd())),
 		ASCII:  !utf8Locale(os.Getenv),
 	}

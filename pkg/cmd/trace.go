@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -26,7 +27,7 @@ type traceOptions struct {
 func (o *traceOptions) addFlags(c *cobra.Command) {
 	o.inventoryOptions.addFlags(c)
 	f := c.Flags()
-	f.StringVarP(&o.Output, "output", "o", report.FormatText, "format of the report: "+formatList())
+	f.StringVarP(&o.Output, "output", "o", report.FormatText, "format of the report: "+strings.Join(report.Formats(), ", "))
 	f.BoolVar(&o.ExitZero, "exit-zero", false, "exit with 0 whatever the verdict")
 	complete := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return report.Formats(), cobra.ShellCompDirectiveNoFileComp
@@ -48,7 +49,7 @@ func (o *traceOptions) complete(c *cobra.Command, args []string) error {
 
 // request gives what trace needs of the common flags.
 func (o *traceOptions) request(ctx context.Context) (trace.Options, error) {
-	inv, err := o.load(ctx)
+	inv, err := o.load(ctx, o.streams)
 	if err != nil {
 		return trace.Options{}, err
 	}

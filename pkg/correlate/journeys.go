@@ -7,51 +7,80 @@ import (
 	"github.com/podtrace/podtrace/pkg/decode"
 )
 
-// Journeys sorts sightings into the journeys of the flow. The order of the argument does not matter;
-// the sightings are copied, not changed.
+// Journeys sorts sightings into the journeys of the flow. The order of the argument matters only
+// between sightings of one point at one time; the sightings are copied, not changed.
 func Journeys(flow Flow, sightings []Sighting) Result {
-	sightings = slices.Clone(sightings)
-	slices.SortStableFunc(sightings, bySighting)
-	var r Result
-	legs := [...]*builder{legRequest: newBuilder(sightings), legReply: newBuilder(sightings)}
-	var unsure, fragments []int
+	sightings = sorted(sightings)
+	c := collector{flow: flow}
+	for l := range c.legs {
+		c.legs[l] = newBuilder(sightings, flow.APort)
+	}
 	for i := range sightings {
-		frame := &sightings[i].Frame
-		h := frame.Flow()
-		l, sure := flow.legOf(h)
-		switch {
-		case h.IsNeighbour():
-			r.Neighbours = append(r.Neighbours, sightings[i])
-		case flow.quotedBy(frame):
-			r.Errors = append(r.Errors, sightings[i])
-		case l == legNone:
-			r.Other++
-		case h.FragOffset > 0:
-			fragments = append(fragments, i)
-		case !hasIdentity(h):
-			r.Other++
-		case sure:
-			legs[l].add(i, true)
-		default:
-			unsure = append(unsure, i)
+		c.collect(i, &sightings[i])
+	}
+	for _, d := range c.unsure {
+		if !c.legs[d.leg].add(d.index, false) {
+			c.result.Other++
 		}
 	}
-	for _, i := range unsure {
-		l, _ := flow.legOf(sightings[i].Frame.Flow())
-		if !legs[l].add(i, false) {
-			r.Other++
-		}
+	for _, d := range c.fragments {
+		c.legs[d.leg].addFragment(d.index)
 	}
-	for _, i := range fragments {
-		l, _ := flow.legOf(sightings[i].Frame.Flow())
-		legs[l].addFragment(i)
-	}
-	r.Request, r.Reply = legs[legRequest].finish(), legs[legReply].finish()
-	return r
+	c.result.Request, c.result.Reply = c.legs[legRequest].finish(), c.legs[legReply].finish()
+	return c.result
 }
 
-func bySighting(a, b Sighting) int {
-	return cmp.Or(cmp.Compare(a.Time, b.Time), cmp.Compare(a.Point, b.Point))
+// collector sorts sightings by what they are.
+type collector struct {
+	flow   Flow
+	legs   [3]*builder // by leg; nothing is added to legNone's
+	result Result
+	// unsure sightings join the journeys of others, fragments those of their first fragment; both
+	// wait until all others are in their places.
+	unsure, fragments []deferred
+}
+
+type deferred struct {
+	leg   leg
+	index int
+}
+
+func (c *collector) collect(i int, s *Sighting) {
+	h := s.Frame.Flow()
+	l, sure := c.flow.legOf(h)
+	switch {
+	case h.IsNeighbour():
+		c.result.Neighbours = append(c.result.Neighbours, *s)
+	case c.flow.quotedBy(&s.Frame):
+		c.result.Errors = append(c.result.Errors, *s)
+	case l == legNone:
+		c.result.Other++
+	case h.FragOffset > 0:
+		c.fragments = append(c.fragments, deferred{l, i})
+	case !hasIdentity(h):
+		c.result.Other++
+	case sure:
+		c.legs[l].add(i, true)
+	default:
+		c.unsure = append(c.unsure, deferred{l, i})
+	}
+}
+
+// sorted gives a copy ordered by time, then by point. A Sighting is large, so indices are sorted.
+func sorted(in []Sighting) []Sighting {
+	order := make([]int, len(in))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(x, y int) int {
+		a, b := &in[x], &in[y]
+		return cmp.Or(cmp.Compare(a.Time, b.Time), cmp.Compare(a.Point, b.Point))
+	})
+	out := make([]Sighting, len(in))
+	for i, n := range order {
+		out[i] = in[n]
+	}
+	return out
 }
 
 // hasIdentity reports whether enough was captured to tell the packet from others.
@@ -70,12 +99,12 @@ func hasIdentity(h *decode.Headers) bool {
 // journey is a Journey that is being put together.
 type journey struct {
 	key      Key
-	sighted  []int  // indices of sightings
-	id       uint32 // packetID of the first sighting that has one
-	hash     uint64 // the first that is known
-	repeated int    // Journey.Retransmission
-	order    int    // of creation
-	merged   bool   // into another
+	sighted  []int    // indices of sightings
+	id       uint32   // packetID of the first sighting that has one
+	hash     uint64   // the first that is known
+	repeated int      // Journey.Retransmission
+	order    int      // of creation
+	into     *journey // the one that this was merged into, nil while it stands by itself
 }
 
 // fragmentKey is all that a later fragment says about its packet.
@@ -87,15 +116,17 @@ type fragmentKey struct {
 // builder puts the journeys of one leg together.
 type builder struct {
 	all       []Sighting // sorted
+	echoID    uint16     // the flow's, 0: any
 	journeys  []*journey
 	byKey     map[Key][]*journey    // all but TCP data; keys without the hash
 	byRange   map[uint32][]*journey // TCP data by bucket of sequence numbers
 	fragments map[fragmentKey]*journey
 }
 
-func newBuilder(all []Sighting) *builder {
+func newBuilder(all []Sighting, echoID uint16) *builder {
 	return &builder{
 		all:       all,
+		echoID:    echoID,
 		byKey:     map[Key][]*journey{},
 		byRange:   map[uint32][]*journey{},
 		fragments: map[fragmentKey]*journey{},
@@ -111,25 +142,33 @@ func (b *builder) add(i int, begin bool) bool {
 	}
 	hashless := k
 	hashless.Hash = 0
+	if !begin && s.Frame.Flow().IsEcho() {
+		hashless.EchoID = b.echoID // a translated echo id is known by its sequence and payload
+	}
 	known := b.byKey[hashless]
+	repeated := 0
 	for _, j := range slices.Backward(known) { // the latest first: what came before has mostly passed
-		if b.fits(j, i) {
+		if j.hash != s.Hash && j.hash != 0 && s.Hash != 0 {
+			continue
+		}
+		repeated++
+		if b.fits(j, i) && (begin || b.proven(j, i)) {
 			b.see(j, i)
 			return true
 		}
 	}
 	if begin {
-		b.byKey[hashless] = append(known, b.begin(k, i, len(known)))
+		b.byKey[hashless] = append(known, b.begin(k, i, repeated))
 	}
 	return begin
 }
 
-// fits reports whether sighting i can be of journey j, whose key is the same but for the hash.
+// fits reports whether sighting i can be of journey j, which has the same key and no other hash.
 func (b *builder) fits(j *journey, i int) bool {
 	s := &b.all[i]
 	h := s.Frame.Flow()
 	id := packetID(h)
-	if id != 0 && j.id != 0 && id != j.id || s.Hash != 0 && j.hash != 0 && s.Hash != j.hash {
+	if id != 0 && j.id != 0 && id != j.id {
 		return false
 	}
 	before := b.lastAt(j, s)
@@ -139,6 +178,12 @@ func (b *builder) fits(j *journey, i int) bool {
 	// Seen here before. The same identification is the same packet again, and so is a falling TTL; an
 	// echo is one by its sequence number. Anything else was sent anew.
 	return id != 0 && id == j.id || h.TTL < before.Frame.Flow().TTL || h.IsEcho()
+}
+
+// proven reports whether sighting i, whose ports (echo id) are not the flow's, is of journey j for
+// more than the numbers in its key, which are small where they are not those of TCP.
+func (b *builder) proven(j *journey, i int) bool {
+	return j.key.Proto == decode.ProtoTCP || j.hash != 0 && j.hash == b.all[i].Hash
 }
 
 // lastAt gives the last sighting of j at the point and in the direction of s.
@@ -178,6 +223,9 @@ func (b *builder) see(j *journey, i int) {
 func (b *builder) addFragment(i int) {
 	h := b.all[i].Frame.Flow()
 	if j := b.fragments[fragmentKey{h.Proto, h.ID}]; j != nil {
+		for j.into != nil {
+			j = j.into
+		}
 		j.sighted = append(j.sighted, i)
 		return
 	}
@@ -186,7 +234,7 @@ func (b *builder) addFragment(i int) {
 
 // finish gives the journeys in the order of their first sightings.
 func (b *builder) finish() []Journey {
-	live := slices.DeleteFunc(b.journeys, func(j *journey) bool { return j.merged })
+	live := slices.DeleteFunc(b.journeys, func(j *journey) bool { return j.into != nil })
 	for _, j := range live {
 		slices.Sort(j.sighted)
 		j.sighted = slices.Compact(j.sighted)

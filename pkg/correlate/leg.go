@@ -66,12 +66,15 @@ func (f *Flow) portsFit(h *decode.Headers, l leg) bool {
 	return f.APort != 0 && a == f.APort || f.BPort != 0 && b == f.BPort
 }
 
-// quotedBy reports whether the frame is an ICMP error about the flow.
+// quotedBy reports whether the frame is an ICMP error about the flow, or about a tunnel packet that
+// carries it.
 func (f *Flow) quotedBy(frame *decode.Frame) bool {
-	q := frame.QuotedFlow()
-	if q == nil {
-		return false
-	}
-	l, sure := f.legOf(q)
-	return l != legNone && (sure || !q.HasL4)
+	return frame.HasQuoted && f.isAbout(&frame.Quoted) ||
+		frame.HasQuotedInner && f.isAbout(&frame.QuotedInner)
+}
+
+// isAbout reports whether quoted headers are the flow's; a quoted fragment has no ports to compare.
+func (f *Flow) isAbout(quoted *decode.Headers) bool {
+	l, sure := f.legOf(quoted)
+	return l != legNone && (sure || !quoted.HasL4)
 }

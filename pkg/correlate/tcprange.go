@@ -36,14 +36,13 @@ func (b *builder) addRange(i int, k Key, begin bool) bool {
 		b.place(b.begin(k, i, repeated))
 		return true
 	}
-	covered := slices.DeleteFunc(slices.Clone(chosen), func(j *journey) bool {
+	if !slices.ContainsFunc(chosen, func(j *journey) bool {
 		return !contains(k.Seq, k.Len, j.key.Seq, j.key.Len)
-	})
-	if len(covered) > 0 {
-		b.merge(covered, k)
+	}) {
+		b.merge(chosen, k)
 	}
 	for _, j := range chosen {
-		if !j.merged {
+		if j.into == nil {
 			b.see(j, i)
 		}
 	}
@@ -55,7 +54,7 @@ func (b *builder) overlapping(k Key) []*journey {
 	var out []*journey
 	for bucket := range buckets(k) {
 		for _, j := range b.byRange[bucket] {
-			if !j.merged && overlap(k.Seq, k.Len, j.key.Seq, j.key.Len) && !slices.Contains(out, j) {
+			if j.into == nil && overlap(k.Seq, k.Len, j.key.Seq, j.key.Len) && !slices.Contains(out, j) {
 				out = append(out, j)
 			}
 		}
@@ -143,7 +142,7 @@ func (b *builder) merge(covered []*journey, k Key) {
 		if j != first {
 			first.sighted = append(first.sighted, j.sighted...)
 			first.repeated = min(first.repeated, j.repeated)
-			j.merged = true
+			j.into = first
 		}
 	}
 	if first.key != k {

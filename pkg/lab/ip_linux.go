@@ -1,0 +1,267 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const tableLocal = unix.RT_TABLE_LOCAL // kept by the kernel alone
+
+func (s *space) setAddrs(p *plan, links linkSet) error {
+	for _, want := range p.links {
+		l := links[want.name]
+		if l == nil {
+			continue
+		}
+		have, err := s.nl.AddrList(l, netlink.FAMILY_V4)
+		if err != nil {
+			return fmt.Errorf("list addresses of %q: %w", want.name, err)
+		}
+		keys := make([]string, len(want.addrs))
+		for i, a := range want.addrs {
+			keys[i] = a.prefix.String()
+		}
+		missing, extra := diff(keys, have, func(a netlink.Addr) string { return a.IPNet.String() })
+		for _, a := range extra {
+			// Deleting a primary address takes its secondaries along.
+			if err := s.nl.AddrDel(l, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+				return fmt.Errorf("delete address %s of %q: %w", a.IPNet, want.name, err)
+			}
+		}
+		for _, i := range missing {
+			if err := s.nl.AddrAdd(l, netlinkAddr(want.addrs[i])); err != nil {
+				return fmt.Errorf("add address %s to %q: %w", keys[i], want.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func netlinkAddr(a addr) *netlink.Addr {
+	n := &netlink.Addr{IPNet: ipNet(a.prefix)}
+	if a.broadcast.IsValid() {
+		n.Broadcast = a.broadcast.AsSlice()
+	}
+	if a.noPrefixRoute {
+		n.Flags = unix.IFA_F_NOPREFIXROUTE
+	}
+	return n
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// setRules leaves the three rules that every namespace has, and those of the plan.
+func (s *space) setRules(p *plan, _ linkSet) error {
+	have, err := s.nl.RuleList(netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("list rules: %w", err)
+	}
+	want := append([]rule{{0, tableLocal}, {32766, tableMain}, {32767, unix.RT_TABLE_DEFAULT}}, p.rules...)
+	keys := make([]string, len(want))
+	for i, r := range want {
+		keys[i] = fmt.Sprint(r.pref, r.table)
+	}
+	missing, extra := diff(keys, have, func(r netlink.Rule) string {
+		pref := max(r.Priority, 0) // the library gives -1 where the attribute is absent, as it is for 0
+		if r.Src != nil || r.Dst != nil || r.Mark != 0 || r.IifName != "" || r.OifName != "" || r.Invert {
+			return "selective " + fmt.Sprint(pref, r.Table)
+		}
+		return fmt.Sprint(pref, r.Table)
+	})
+	for _, i := range missing {
+		r := netlink.NewRule()
+		r.Family, r.Priority, r.Table = netlink.FAMILY_V4, want[i].pref, want[i].table
+		if err := s.nl.RuleAdd(r); err != nil {
+			return fmt.Errorf("add rule %d: %w", want[i].pref, err)
+		}
+	}
+	for _, r := range extra {
+		r.Family = netlink.FAMILY_V4
+		if err := s.nl.RuleDel(&r); err != nil {
+			return fmt.Errorf("delete rule %d: %w", r.Priority, err)
+		}
+	}
+	return nil
+}
+
+// setRoutes makes all tables but "local" hold the routes of the plan. Routes over a device that is
+// down are left out, as the kernel drops them with the device.
+func (s *space) setRoutes(p *plan, links linkSet) error {
+	have, err := s.nl.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return fmt.Errorf("list routes: %w", err)
+	}
+	var want []*netlink.Route
+	var keys []string
+	for _, r := range p.routes {
+		if r.dev != "" && (!p.isUp(r.dev) || links[r.dev] == nil) {
+			continue
+		}
+		n := netlinkRoute(r, links)
+		want, keys = append(want, n), append(keys, routeKey(*n))
+	}
+	missing, extra := diff(keys, have, routeKey)
+	for _, r := range extra {
+		if r.Table == tableLocal {
+			continue
+		}
+		if err := s.nl.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("delete route %s: %w", r, err)
+		}
+	}
+	for _, i := range missing {
+		if err := s.nl.RouteAdd(want[i]); err != nil {
+			return fmt.Errorf("add route %s: %w", want[i], err)
+		}
+	}
+	return nil
+}
+
+func netlinkRoute(r route, links linkSet) *netlink.Route {
+	n := &netlink.Route{
+		Family: netlink.FAMILY_V4, Table: orDefault(r.table, tableMain), Type: orDefault(r.typ, routeUnicast),
+		Protocol: netlink.RouteProtocol(orDefault(r.proto, protoBoot)), Scope: netlink.Scope(r.scope), Priority: r.metric,
+		Dst: &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)},
+	}
+	if r.dst.IsValid() {
+		n.Dst = ipNet(r.dst)
+	}
+	if r.via.IsValid() {
+		n.Gw = r.via.AsSlice()
+	}
+	if r.src.IsValid() {
+		n.Src = r.src.AsSlice()
+	}
+	if r.dev != "" {
+		n.LinkIndex = links[r.dev].Attrs().Index
+	}
+	if r.onlink {
+		n.Flags = int(netlink.FLAG_ONLINK)
+	}
+	return n
+}
+
+func orDefault(v, otherwise int) int {
+	if v == 0 {
+		return otherwise
+	}
+	return v
+}
+
+// routeKey is everything of a route that the lab sets or that someone may have changed.
+func routeKey(r netlink.Route) string {
+	dst := "default"
+	if r.Dst != nil && (!r.Dst.IP.IsUnspecified() || r.Dst.String() != "0.0.0.0/0") {
+		dst = r.Dst.String()
+	}
+	gw, src := "", ""
+	if r.Gw != nil {
+		gw = r.Gw.String()
+	}
+	if r.Src != nil {
+		src = r.Src.String()
+	}
+	return fmt.Sprint(r.Table, " ", r.Type, " ", dst, " via ", gw, " dev ", r.LinkIndex, " src ", src, " ", int(r.Protocol), " ",
+		int(r.Scope), " ", r.Priority, " ", r.Flags&int(netlink.FLAG_ONLINK), " ", r.Tos, " ", r.MTU, " ", len(r.MultiPath), " ", r.Via)
+}
+
+// setNeighs sets the permanent neighbours of the plan and removes other permanent ones; with fresh,
+// the learnt ones go too, as one of them may have been put in by hand.
+func (s *space) setNeighs(p *plan, links linkSet, fresh bool) error {
+	for _, l := range links {
+		name, index := l.Attrs().Name, l.Attrs().Index
+		have, err := s.nl.NeighList(index, netlink.FAMILY_V4)
+		if err != nil {
+			return fmt.Errorf("list neighbours of %q: %w", name, err)
+		}
+		want := map[string]string{}
+		for _, n := range p.neighs {
+			if n.dev == name && p.isUp(name) {
+				want[n.ip.String()] = n.mac
+			}
+		}
+		for _, n := range have {
+			permanent := n.State&netlink.NUD_PERMANENT != 0
+			if n.State&netlink.NUD_NOARP != 0 || !permanent && !fresh {
+				continue
+			}
+			if permanent && want[n.IP.String()] == n.HardwareAddr.String() {
+				delete(want, n.IP.String())
+				continue
+			}
+			if want[n.IP.String()] != "" {
+				continue // replaced below
+			}
+			if err := s.nl.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("delete neighbour %s of %q: %w", n.IP, name, err)
+			}
+		}
+		for ip, mac := range want {
+			if err := s.addNeigh(index, netlink.FAMILY_V4, 0, ip, mac); err != nil {
+				return fmt.Errorf("set neighbour %s of %q: %w", ip, name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *space) addNeigh(index, family, flags int, ip, mac string) error {
+	hw, err := net.ParseMAC(mac)
+	if err != nil {
+		return err
+	}
+	return s.nl.NeighSet(&netlink.Neigh{
+		LinkIndex: index, Family: family, Flags: flags, State: netlink.NUD_PERMANENT,
+		Type: unix.RTN_UNICAST, IP: net.ParseIP(ip), HardwareAddr: hw,
+	})
+}
+
+// setFDB makes the forwarding databases of the VXLAN devices hold the rows of the plan alone.
+func (s *space) setFDB(p *plan, links linkSet) error {
+	for _, l := range links {
+		if l.Type() != string(kindVXLAN) {
+			continue
+		}
+		name, index := l.Attrs().Name, l.Attrs().Index
+		have, err := s.nl.NeighList(index, unix.AF_BRIDGE)
+		if err != nil {
+			return fmt.Errorf("list FDB of %q: %w", name, err)
+		}
+		var keys []string
+		var want []fdbRow
+		for _, f := range p.fdb {
+			if f.dev == name {
+				want, keys = append(want, f), append(keys, fmt.Sprint(f.mac, " ", f.dst, " ", netlink.NUD_PERMANENT))
+			}
+		}
+		missing, extra := diff(keys, have, func(n netlink.Neigh) string {
+			return fmt.Sprint(n.HardwareAddr, " ", n.IP, " ", n.State&netlink.NUD_PERMANENT)
+		})
+		for _, n := range extra {
+			if err := s.nl.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("delete FDB row %s of %q: %w", n.HardwareAddr, name, err)
+			}
+		}
+		for _, i := range missing {
+			if err := s.addNeigh(index, unix.AF_BRIDGE, netlink.NTF_SELF, want[i].dst.String(), want[i].mac); err != nil {
+				return fmt.Errorf("set FDB row %s of %q: %w", want[i].mac, name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// forgetConnections flushes conntrack, where flows keep the NAT and the verdict that they began with.
+func (s *space) forgetConnections() error {
+	if err := s.nl.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
+		return fmt.Errorf("flush conntrack of netns %q: %w", s.name, err)
+	}
+	return nil
+}

@@ -1,0 +1,232 @@
+// Package trace runs the stages in order. Judge is the pure half, from tables and frames to the report,
+// the same for a live trace and for one read from files; Path and Check are the live half, which gathers
+// what Judge needs.
+package trace
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/podtrace/podtrace/pkg/capture"
+	"github.com/podtrace/podtrace/pkg/correlate"
+	"github.com/podtrace/podtrace/pkg/decode"
+	"github.com/podtrace/podtrace/pkg/diagnose"
+	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/inventory"
+	"github.com/podtrace/podtrace/pkg/netns"
+	"github.com/podtrace/podtrace/pkg/report"
+	"github.com/podtrace/podtrace/pkg/resolve"
+	"github.com/podtrace/podtrace/pkg/tables"
+	"github.com/podtrace/podtrace/pkg/verify"
+)
+
+// Case is everything that a judgement rests on.
+type Case struct {
+	Inventory   *inventory.Inventory
+	Source      inventory.Endpoint
+	Destination inventory.Endpoint
+	From, To    resolve.Location
+	Snapshot    *tables.Snapshot
+	Flow        forward.Flow
+	// Observed is nil when tables alone are compared.
+	Observed *Observed
+	Sent     diagnose.Sent
+	Probe    *report.Probe
+	Version  string
+	// Incomplete names what could not be read, beside what the snapshot says itself.
+	Incomplete []string
+}
+
+// Observed is what the capture gave.
+type Observed struct {
+	Points []Point
+	Frames []capture.Frame
+	ArmNs  int64
+}
+
+// Point is one capture point and what became of it.
+type Point struct {
+	ID        int
+	Netns     netns.ID
+	Node      string
+	Name      string // tables.Netns.Name
+	Interface string
+	Ifindex   tables.Ifindex
+	Stats     capture.PointStats
+}
+
+// plan is what the tables alone say of a case: the model and both legs.
+type plan struct {
+	model   *forward.Model
+	request []forward.Leg
+	reply   []forward.Leg
+}
+
+// newPlan plays the request, and the reply to it. Where the request does not arrive, the reply is played
+// from where it should have: its tables are part of the path too.
+func newPlan(c *Case) plan {
+	p := plan{model: forward.New(c.Snapshot, forward.Options{Underlay: underlay(c)})}
+	p.request = p.model.Trace(c.From.PodNetns, c.Flow)
+	for _, l := range p.request {
+		if l.End == forward.Delivered && l.Final == c.To.PodNetns {
+			p.reply = append(p.reply, p.model.Reply(l)...)
+		}
+	}
+	if len(p.reply) == 0 && !c.To.PodNetns.IsZero() {
+		p.reply = p.model.Trace(c.To.PodNetns, forward.ReplyFlow(c.Flow))
+	}
+	return p
+}
+
+// underlay maps the addresses that nodes announced and do not have on an interface.
+func underlay(c *Case) map[netip.Addr]netns.ID {
+	out := make(map[netip.Addr]netns.ID)
+	for _, n := range c.Inventory.Nodes {
+		host := c.Snapshot.Host(n.Name)
+		if host == nil {
+			continue
+		}
+		for _, a := range append([]netip.Addr{n.Flannel.PublicIP, n.Flannel.PublicIPv6}, n.InternalIPs...) {
+			if a.IsValid() {
+				out[a] = host.ID
+			}
+		}
+	}
+	return out
+}
+
+// Judge compares the three sources and makes the report.
+func Judge(c *Case) *report.Report {
+	p := newPlan(c)
+	in := verify.Input{Request: p.request, Reply: p.reply, Intent: intent(c, p.model)}
+	if c.Observed != nil {
+		in.Wire = wire(c, p)
+	}
+	path := verify.Verify(in)
+	fs, v := diagnose.Diagnose(diagnose.Input{
+		Path: path, Intent: in.Intent, Wire: in.Wire, Sent: c.Sent, Incomplete: incomplete(c),
+	})
+	return assemble(c, path, fs, v)
+}
+
+func intent(c *Case, m *forward.Model) *verify.Intent {
+	return &verify.Intent{
+		Src: end(c.Source, c.From, c.Flow.Src), Dst: end(c.Destination, c.To, c.Flow.Dst),
+		Nodes: c.Inventory.Nodes, Snapshot: c.Snapshot, Model: m,
+	}
+}
+
+func end(e inventory.Endpoint, l resolve.Location, ip netip.Addr) verify.End {
+	return verify.End{
+		IP: ip, Node: l.Node, Netns: l.PodNetns, Host: l.HostNetns, Pod: l.VethIndex != 0,
+		Interface: l.Ifindex, Veth: l.VethIndex, Bridge: l.BridgeIndex,
+	}
+}
+
+// wire turns frames into journeys.
+func wire(c *Case, p plan) *verify.Wire {
+	w := &verify.Wire{}
+	for _, pt := range c.Observed.Points {
+		t := verify.Tap{Point: pt.ID, Netns: pt.Netns, Ifindex: pt.Ifindex, Node: pt.Node, Name: pt.Interface, Drops: pt.Stats.Drops}
+		if pt.Stats.Err != nil {
+			t.Err = pt.Stats.Err.Error()
+		}
+		w.Taps = append(w.Taps, t)
+	}
+	w.Journeys = correlate.Journeys(correlateFlow(c, p), sightings(c, p))
+	return w
+}
+
+// payloadHashed is how many bytes of payload tell packets apart: what a headers-only capture keeps.
+const payloadHashed = 64
+
+func sightings(c *Case, p plan) []correlate.Sighting {
+	encap := decode.Decoder{VXLANPorts: vxlanPorts(c.Snapshot)}
+	var plain decode.Decoder
+	under := make(map[int]bool)
+	for _, pt := range c.Observed.Points {
+		under[pt.ID] = p.model.IsUnderlay(pt.Netns, pt.Ifindex)
+	}
+	out := make([]correlate.Sighting, len(c.Observed.Frames))
+	for i := range c.Observed.Frames {
+		f, s := &c.Observed.Frames[i], &out[i]
+		d := &plain
+		if under[f.Point] {
+			d = &encap
+		}
+		if f.HWType == arphrdNone {
+			d.DecodeIP(f.Data, f.WireLen, &s.Frame)
+		} else {
+			d.Decode(f.Data, f.WireLen, &s.Frame)
+		}
+		s.Point, s.Time, s.Wire, s.GSO = f.Point, f.Time.UnixNano(), f.WireLen, f.GSO
+		s.Dir = correlate.In
+		if f.Dir == capture.Out {
+			s.Dir = correlate.Out
+		}
+		s.Hash = decode.PayloadHash(f.Data, &s.Frame, payloadHashed)
+	}
+	return out
+}
+
+// arphrdNone is the hardware type of devices whose frames start at the IP header.
+const arphrdNone = 65534
+
+// vxlanPorts are the UDP ports of every vxlan device in the snapshot, and of FDB rows that override them.
+func vxlanPorts(s *tables.Snapshot) []uint16 {
+	var out []uint16
+	add := func(p uint16) {
+		if p != 0 && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	for _, n := range s.Netns {
+		for _, l := range n.Links {
+			if l.VXLAN != nil {
+				add(l.VXLAN.Port)
+			}
+		}
+		for _, f := range n.FDB {
+			add(f.Port)
+		}
+	}
+	return out
+}
+
+// aliases are all addresses that either end is known by on the way: the model's own rewrites included.
+func aliases(c *Case, p plan) (a, b []netip.Addr) {
+	a, b = []netip.Addr{c.Flow.Src}, []netip.Addr{c.Flow.Dst}
+	add := func(to *[]netip.Addr, ip netip.Addr) {
+		if ip.IsValid() && !slices.Contains(*to, ip) {
+			*to = append(*to, ip)
+		}
+	}
+	for _, l := range p.request {
+		for _, h := range l.Hops {
+			add(&a, h.Frame.Src)
+			add(&b, h.Frame.Dst)
+		}
+	}
+	for _, l := range p.reply {
+		for _, h := range l.Hops {
+			add(&b, h.Frame.Src)
+			add(&a, h.Frame.Dst)
+		}
+	}
+	return a, b
+}
+
+func correlateFlow(c *Case, p plan) correlate.Flow {
+	a, b := aliases(c, p)
+	return correlate.Flow{Proto: c.Flow.Proto, A: a, B: b, APort: c.Flow.SrcPort, BPort: c.Flow.DstPort}
+}
+
+func incomplete(c *Case) []string {
+	out := slices.Clone(c.Incomplete)
+	for _, n := range c.Snapshot.Netns {
+		for _, s := range n.Incomplete {
+			out = append(out, n.Node+" "+n.Name+": "+s)
+		}
+	}
+	return out
+}
