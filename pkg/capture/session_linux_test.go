@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 	before := countFDs()
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		if after := countFDs(); code == 0 && after > before+2 { // epoll and eventfd of the runtime itself
-			println("file descriptors left open:", after-before)
+			fmt.Fprintln(os.Stderr, "file descriptors left open:", after-before)
 			code = 1
 		}
 		os.Exit(code)

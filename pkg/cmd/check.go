@@ -41,7 +41,7 @@ func newCheckCmd(s *Streams, runF func(context.Context, *checkOptions) error) *c
 			return runF(c.Context(), o)
 		},
 	}
-	o.addFlags(c)
+	o.addFlags(c, "the packet that the tables are asked about: icmp, tcp[:PORT], udp[:PORT]")
 	return c
 }
 

@@ -49,7 +49,7 @@ func (s *Streams) fail(err error) int {
 	if errors.As(err, &status) {
 		return int(status)
 	}
-	msg := oneLine(err.Error())
+	msg := report.Clean(oneLine(err.Error()))
 	if errors.Is(err, context.Canceled) {
 		msg = "interrupted: " + msg
 	}
@@ -57,7 +57,7 @@ func (s *Streams) fail(err error) int {
 	var h hinter
 	if errors.As(err, &h) {
 		for hint := range strings.Lines(h.Hint()) {
-			fmt.Fprintf(s.Err, "podtrace: hint: %s\n", strings.TrimSpace(hint))
+			fmt.Fprintf(s.Err, "podtrace: hint: %s\n", report.Clean(strings.TrimSpace(hint)))
 		}
 	}
 	return exitTool

@@ -25,22 +25,31 @@ func newLabExecCmd(s *Streams, runF func(context.Context, *labExecOptions) error
 		Long:  "Run a command in the network namespace of a node or pod; its exit status is podtrace's.",
 		Example: `  podtrace lab exec node1 -- bridge fdb show dev flannel.1
   podtrace lab exec coffee-1 -- ping -c 1 10.244.2.40`,
-		Args: func(c *cobra.Command, args []string) error {
-			switch len(args) {
-			case 0:
-				return usageErrorf(c.CommandPath(), "the name of a node or pod is missing")
-			case 1:
-				return usageErrorf(c.CommandPath(), "the command to run in %q is missing", args[0])
-			}
-			return nil
-		},
 		RunE: func(c *cobra.Command, args []string) error {
-			o.Name, o.Command = args[0], args[1:]
+			if err := o.complete(c, args); err != nil {
+				return err
+			}
 			return runF(c.Context(), o)
 		},
 	}
 	c.Flags().SetInterspersed(false) // flags after the name are the command's
 	return c
+}
+
+// complete takes the name and the command. With flags not interspersed pflag leaves the "--" that
+// follows the name where it is.
+func (o *labExecOptions) complete(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return usageErrorf(c.CommandPath(), "the name of a node or pod is missing")
+	}
+	o.Name, o.Command = args[0], args[1:]
+	if len(o.Command) > 0 && o.Command[0] == "--" {
+		o.Command = o.Command[1:]
+	}
+	if len(o.Command) == 0 {
+		return usageErrorf(c.CommandPath(), "the command to run in %q is missing", o.Name)
+	}
+	return nil
 }
 
 func runLabExec(ctx context.Context, o *labExecOptions) error {

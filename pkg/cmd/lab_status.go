@@ -2,7 +2,6 @@ package cmd
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -51,9 +50,7 @@ func runLabStatus(ctx context.Context, o *labStatusOptions) error {
 	}
 	switch o.Output {
 	case "json":
-		enc := json.NewEncoder(o.streams.Out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(state)
+		return printJSON(o.streams.Out, state)
 	case "yaml":
 		return printInventory(o.streams.Out, state)
 	}

@@ -7,20 +7,16 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/trace"
 )
 
 // pathOptions are the flags and arguments of podtrace path.
 type pathOptions struct {
 	traceOptions
-	Probe    string
 	Count    int
 	Interval time.Duration
 	Timeout  time.Duration
 	Full     bool
-
-	spec probe.Spec // Probe, parsed
 }
 
 const pathLong = `Trace the path from A to B and back.
@@ -58,9 +54,8 @@ func newPathCmd(s *Streams, runF func(context.Context, *pathOptions) error) *cob
 			return runF(c.Context(), o)
 		},
 	}
-	o.addFlags(c)
+	o.addFlags(c, "what to send: icmp, tcp[:PORT], udp[:PORT], none (only watch)")
 	f := c.Flags()
-	f.StringVar(&o.Probe, "probe", "icmp", "what to send: icmp, tcp[:PORT], udp[:PORT], none (only watch)")
 	f.IntVar(&o.Count, "count", 3, "how many probes to send")
 	f.DurationVar(&o.Interval, "interval", 50*time.Millisecond, "time between two probes")
 	f.DurationVar(&o.Timeout, "timeout", time.Second, "how long to wait for the last answer; with --probe none, how long to watch")
@@ -72,10 +67,6 @@ func newPathCmd(s *Streams, runF func(context.Context, *pathOptions) error) *cob
 func (o *pathOptions) complete(c *cobra.Command, args []string) error {
 	if err := o.traceOptions.complete(c, args); err != nil {
 		return err
-	}
-	var err error
-	if o.spec, err = probe.ParseSpec(o.Probe); err != nil {
-		return usageErrorf(c.CommandPath(), "flag --probe: %w", err)
 	}
 	switch {
 	case o.Count < 1:
@@ -93,7 +84,7 @@ func runPath(ctx context.Context, o *pathOptions) error {
 	if err != nil {
 		return err
 	}
-	to.Probe, to.Count, to.Interval, to.Timeout, to.Full = o.spec, o.Count, o.Interval, o.Timeout, o.Full
+	to.Count, to.Interval, to.Timeout, to.Full = o.Count, o.Interval, o.Timeout, o.Full
 	r, err := trace.Path(ctx, to)
 	if r == nil && err == nil {
 		return fmt.Errorf("trace %q to %q: no report was made", o.Source, o.Destination)

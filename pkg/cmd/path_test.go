@@ -22,8 +22,8 @@ func buffers() (s *Streams, out, errOut *bytes.Buffer) {
 
 func TestPathFlags(t *testing.T) {
 	defaults := func(change func(*pathOptions)) *pathOptions {
-		o := &pathOptions{Probe: "icmp", Count: 3, Interval: 50 * time.Millisecond, Timeout: time.Second}
-		o.Source, o.Destination, o.Output, o.Namespace = "a", "b", "text", "default"
+		o := &pathOptions{Count: 3, Interval: 50 * time.Millisecond, Timeout: time.Second}
+		o.Source, o.Destination, o.Output, o.Namespace, o.Probe = "a", "b", "text", "default", "icmp"
 		change(o)
 		return o
 	}
@@ -70,8 +70,7 @@ func TestPathFlags(t *testing.T) {
 			}
 			opts := cmp.Options{
 				cmp.AllowUnexported(pathOptions{}, traceOptions{}),
-				cmpopts.IgnoreFields(pathOptions{}, "spec"),
-				cmpopts.IgnoreFields(traceOptions{}, "streams"),
+				cmpopts.IgnoreFields(traceOptions{}, "streams", "spec"),
 			}
 			if diff := cmp.Diff(tt.want, got, opts); diff != "" {
 				t.Errorf("options (-want +got):\n%s", diff)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/report"
 	"github.com/podtrace/podtrace/pkg/trace"
 )
@@ -19,15 +20,19 @@ type traceOptions struct {
 	streams     *Streams
 	Source      string
 	Destination string
+	Probe       string
 	Output      string
 	ExitZero    bool
-	progress    bool
+
+	spec     probe.Spec // Probe, parsed
+	progress bool
 }
 
-func (o *traceOptions) addFlags(c *cobra.Command) {
+func (o *traceOptions) addFlags(c *cobra.Command, probeUsage string) {
 	o.inventoryOptions.addFlags(c)
 	f := c.Flags()
 	f.StringVarP(&o.Output, "output", "o", report.FormatText, "format of the report: "+strings.Join(report.Formats(), ", "))
+	f.StringVar(&o.Probe, "probe", probe.ICMP, probeUsage)
 	f.BoolVar(&o.ExitZero, "exit-zero", false, "exit with 0 whatever the verdict")
 	complete := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return report.Formats(), cobra.ShellCompDirectiveNoFileComp
@@ -40,6 +45,10 @@ func (o *traceOptions) complete(c *cobra.Command, args []string) error {
 	o.progress = o.streams.ErrTTY || verbose(c)
 	if err := report.CheckFormat(o.Output); err != nil {
 		return usageErrorf(c.CommandPath(), "flag --output: %w", err)
+	}
+	var err error
+	if o.spec, err = probe.ParseSpec(o.Probe); err != nil {
+		return usageErrorf(c.CommandPath(), "flag --probe: %w", err)
 	}
 	if o.Source == o.Destination {
 		return usageErrorf(c.CommandPath(), "source and destination are both %q", o.Source)
@@ -55,7 +64,7 @@ func (o *traceOptions) request(ctx context.Context) (trace.Options, error) {
 	}
 	return trace.Options{
 		Inventory: inv, Source: o.Source, Destination: o.Destination, Namespace: o.Namespace,
-		Progress: o.say, Version: Version(),
+		Probe: o.spec, Progress: o.say, Version: Version(),
 	}, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/tables"
 	"github.com/podtrace/podtrace/pkg/verify"
 )
@@ -382,4 +383,60 @@ func (c *leg) nameLinkDown(d *forward.Drop) string {
 	default:
 		return "link-down"
 	}
+}
+
+// nameNetfilter gives a drop by a rule or a policy its name: by the hook, and by what was dropped.
+func (c *leg) nameNetfilter(d *forward.Drop, _ *Finding) (cause, summary string) {
+	s := &d.Step
+	summary = fmt.Sprintf("%s: netfilter drops it: %s", d.Node, s.Entry)
+	if s.Rule == nil {
+		return "netfilter-drop", summary
+	}
+	r := s.Rule
+	switch {
+	case r.Hook == netfilter.HookInput && c.encapsulated():
+		return "vxlan-port-input-drop", fmt.Sprintf("%s: the firewall's input chain drops the VXLAN packet: %s", d.Node, s.Entry)
+	case r.Hook == netfilter.HookInput:
+		return "pod-to-node-input-drop", summary
+	case r.Family == netfilter.FamilyIPv6:
+		return "v6-fw-drop", summary
+	case r.Hook == netfilter.HookForward && r.What == netfilter.WhatReject:
+		return "forward-reject-order", summary
+	case r.Hook == netfilter.HookForward && r.What == netfilter.WhatPolicy:
+		if c.otherBackendAccepts(d, r) {
+			return "iptables-backend-split", summary + "; rules of the other backend accept it, and both have to"
+		}
+		return "forward-policy-drop", summary
+	case r.Hook == netfilter.HookForward:
+		return "netpol-drop", summary
+	default:
+		return "netfilter-drop", summary
+	}
+}
+
+// encapsulated reports whether the packet was inside VXLAN at the last hop that the tables lead to.
+func (c *leg) encapsulated() bool {
+	n := c.expected()
+	return n > 0 && c.Hops[n-1].Frame.Outer != nil
+}
+
+// otherBackendAccepts reports whether a base chain of the other backend at the same hook has rules that
+// accept: the mark of rules that went to two places.
+func (c *leg) otherBackendAccepts(d *forward.Drop, r *netfilter.Ref) bool {
+	ns := c.intent.Snapshot.ByID(d.Netns)
+	if ns == nil || ns.Netfilter == nil {
+		return false
+	}
+	for i := range ns.Netfilter.Tables {
+		t := &ns.Netfilter.Tables[i]
+		if t.Backend == r.Backend || t.Name != r.Table {
+			continue
+		}
+		for k := range t.Chains {
+			if ch := &t.Chains[k]; ch.Base && ch.Hook == r.Hook && len(ch.Rules) > 0 {
+				return true
+			}
+		}
+	}
+	return false
 }

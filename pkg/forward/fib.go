@@ -1,7 +1,9 @@
 package forward
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/tables"
@@ -176,15 +178,15 @@ func (h *host) lookupTable(table uint32, q query, rule *tables.Rule) (got []answ
 		return nil, false
 	}
 	for _, rs := range t.Supernets(netip.PrefixFrom(q.dst, q.dst.BitLen())) {
+		if q.dst.Is6() {
+			rs = h.order6(rs, q)
+		}
 		for _, r := range rs {
 			if !routeEligible(r, q) {
 				continue
 			}
-			if suppressed(rule, r) {
-				return nil, false
-			}
 			got, done, throw := h.tryRoute(r, q, rule)
-			if throw {
+			if throw || done && suppressed(rule, r) {
 				return nil, false
 			}
 			if done {
@@ -193,6 +195,31 @@ func (h *host) lookupTable(table uint32, q query, rule *tables.Rule) (got []answ
 		}
 	}
 	return nil, false
+}
+
+// order6 puts the routes of one IPv6 prefix in the order of rt6_score_route (net/ipv6/route.c): the
+// lowest metric, then the asked output device, then the router preference.
+func (h *host) order6(rs []*tables.Route, q query) []*tables.Route {
+	if len(rs) < 2 {
+		return rs
+	}
+	out := slices.Clone(rs)
+	slices.SortStableFunc(out, func(a, b *tables.Route) int {
+		return cmp.Or(cmp.Compare(a.Metric, b.Metric), cmp.Compare(h.score6(b, q), h.score6(a, q)))
+	})
+	return out
+}
+
+func (h *host) score6(r *tables.Route, q query) int {
+	score := int(r.Pref^2) << 2 // RTA_PREF: 1 high, 0 medium, 3 low
+	if q.oif == "" || h.usesDevice(r, q.oif) {
+		score += 2
+	}
+	return score
+}
+
+func (h *host) usesDevice(r *tables.Route, dev string) bool {
+	return slices.ContainsFunc(r.NextHops, func(nh tables.NextHop) bool { return h.linkName(nh.Index) == dev })
 }
 
 func routeEligible(r *tables.Route, q query) bool {
@@ -211,6 +238,9 @@ func suppressed(rule *tables.Rule, r *tables.Route) bool {
 // tryRoute turns one route into answers. done is false when none of its next hops can be used, so that
 // a less specific route is tried, as fib_table_lookup goes on.
 func (h *host) tryRoute(r *tables.Route, q query, rule *tables.Rule) (got []answer, done, throw bool) {
+	if q.dst.Is6() && q.oif != "" && isReject(r.Type) && !h.usesDevice(r, q.oif) {
+		return nil, false, false // in IPv6 such a route is one of device lo
+	}
 	switch r.Type {
 	case tables.RouteThrow:
 		return nil, false, true
@@ -234,6 +264,10 @@ func (h *host) tryRoute(r *tables.Route, q query, rule *tables.Rule) (got []answ
 		got[i].alternatives = len(got)
 	}
 	return got, len(got) > 0, false
+}
+
+func isReject(t tables.RouteType) bool {
+	return t == tables.RouteBlackhole || t == tables.RouteUnreachable || t == tables.RouteProhibit || t == tables.RouteThrow
 }
 
 func (h *host) isBlackholeNexthop(id uint32) bool {

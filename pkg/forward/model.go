@@ -99,17 +99,46 @@ func (h *host) indexLinks() {
 }
 
 func (h *host) indexRoutes() {
+	merged := h.localMerged()
 	for i := range h.Routes {
 		r := &h.Routes[i]
-		key := fibKey{r.Table, r.Dst.Addr().Is6()}
-		t := h.fib[key]
-		if t == nil {
-			t = new(bart.Table[[]*tables.Route])
-			h.fib[key] = t
+		v6 := r.Dst.Addr().Is6()
+		h.indexRoute(fibKey{r.Table, v6}, r)
+		if merged && !v6 && r.Table == tables.TableMain {
+			h.indexRoute(fibKey{tables.TableLocal, false}, r)
 		}
-		same, _ := t.Get(r.Dst)
-		t.Insert(r.Dst, insertRoute(same, r))
 	}
+}
+
+func (h *host) indexRoute(key fibKey, r *tables.Route) {
+	t := h.fib[key]
+	if t == nil {
+		t = new(bart.Table[[]*tables.Route])
+		h.fib[key] = t
+	}
+	same, _ := t.Get(r.Dst)
+	t.Insert(r.Dst, insertRoute(same, r))
+}
+
+// localMerged reports whether tables local and main are one: without policy rules of its own, a namespace
+// keeps both in one trie, so that a longer prefix of main wins over a shorter one of local (fib_unmerge in
+// net/ipv4/fib_frontend.c).
+func (h *host) localMerged() bool {
+	rs := h.rules[afInet]
+	if len(rs) == 0 {
+		return true
+	}
+	if len(rs) != len(defaultRules) {
+		return false
+	}
+	for i, r := range rs {
+		d := defaultRules[i]
+		if r.Priority != d.Priority || r.Table != d.Table || r.Action != d.Action || r.Invert || r.IIF != "" || r.OIF != "" ||
+			r.Src.IsValid() || r.Dst.IsValid() || r.Mask != 0 || r.SuppressPrefixLen >= 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // insertRoute keeps the routes of one prefix in the order in which the kernel tries them: the most

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/tables"
 )
@@ -234,4 +233,11 @@ func (e env) PrimaryAddr(dev string, v6 bool) (netip.Addr, bool) {
 	return a, a.IsValid()
 }
 
-var _ = ether.MAC{}
+// ReverseDevice is the device of the route back to an address.
+func (e env) ReverseDevice(a netip.Addr, mark uint32) string {
+	as := e.h.routes(query{dst: a, iif: loopback, mark: mark})
+	if as[0].reason != "" || as[0].route.Type != tables.RouteUnicast {
+		return ""
+	}
+	return e.h.linkName(as[0].hop.Index)
+}

@@ -1,10 +1,12 @@
 package lab
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -116,6 +118,8 @@ func (s *space) setRoutes(p *plan, links linkSet) error {
 			return fmt.Errorf("delete route %s: %w", r, err)
 		}
 	}
+	// A next hop must be reachable by the time that a route over it is added.
+	slices.SortStableFunc(missing, func(a, b int) int { return cmp.Compare(len(want[a].Gw), len(want[b].Gw)) })
 	for _, i := range missing {
 		if err := s.nl.RouteAdd(want[i]); err != nil {
 			return fmt.Errorf("add route %s: %w", want[i], err)
@@ -172,41 +176,39 @@ func routeKey(r netlink.Route) string {
 		int(r.Scope), " ", r.Priority, " ", r.Flags&int(netlink.FLAG_ONLINK), " ", r.Tos, " ", r.MTU, " ", len(r.MultiPath), " ", r.Via)
 }
 
-// setNeighs sets the permanent neighbours of the plan and removes other permanent ones; with fresh,
-// the learnt ones go too, as one of them may have been put in by hand.
-func (s *space) setNeighs(p *plan, links linkSet, fresh bool) error {
+// setNeighs makes the permanent neighbours those of the plan.
+func (s *space) setNeighs(p *plan, links linkSet) error {
 	for _, l := range links {
-		name, index := l.Attrs().Name, l.Attrs().Index
-		have, err := s.nl.NeighList(index, netlink.FAMILY_V4)
-		if err != nil {
-			return fmt.Errorf("list neighbours of %q: %w", name, err)
+		if err := s.setNeighsOf(p, l); err != nil {
+			return fmt.Errorf("neighbours of %q: %w", l.Attrs().Name, err)
 		}
-		want := map[string]string{}
-		for _, n := range p.neighs {
-			if n.dev == name && p.isUp(name) {
-				want[n.ip.String()] = n.mac
-			}
+	}
+	return nil
+}
+
+func (s *space) setNeighsOf(p *plan, l netlink.Link) error {
+	name, index := l.Attrs().Name, l.Attrs().Index
+	have, err := s.nl.NeighList(index, netlink.FAMILY_V4)
+	if err != nil {
+		return err
+	}
+	have = slices.DeleteFunc(have, func(n netlink.Neigh) bool { return n.State&netlink.NUD_PERMANENT == 0 })
+	var want []neigh
+	var keys []string
+	for _, n := range p.neighs {
+		if n.dev == name && p.isUp(name) {
+			want, keys = append(want, n), append(keys, n.ip.String()+" "+n.mac)
 		}
-		for _, n := range have {
-			permanent := n.State&netlink.NUD_PERMANENT != 0
-			if n.State&netlink.NUD_NOARP != 0 || !permanent && !fresh {
-				continue
-			}
-			if permanent && want[n.IP.String()] == n.HardwareAddr.String() {
-				delete(want, n.IP.String())
-				continue
-			}
-			if want[n.IP.String()] != "" {
-				continue // replaced below
-			}
-			if err := s.nl.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("delete neighbour %s of %q: %w", n.IP, name, err)
-			}
+	}
+	missing, extra := diff(keys, have, func(n netlink.Neigh) string { return n.IP.String() + " " + n.HardwareAddr.String() })
+	for _, n := range extra {
+		if err := s.nl.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("delete %s: %w", n.IP, err)
 		}
-		for ip, mac := range want {
-			if err := s.addNeigh(index, netlink.FAMILY_V4, 0, ip, mac); err != nil {
-				return fmt.Errorf("set neighbour %s of %q: %w", ip, name, err)
-			}
+	}
+	for _, i := range missing {
+		if err := s.addNeigh(index, netlink.FAMILY_V4, 0, want[i].ip.String(), want[i].mac); err != nil {
+			return fmt.Errorf("set %s: %w", want[i].ip, err)
 		}
 	}
 	return nil
@@ -258,8 +260,21 @@ func (s *space) setFDB(p *plan, links linkSet) error {
 	return nil
 }
 
-// forgetConnections flushes conntrack, where flows keep the NAT and the verdict that they began with.
-func (s *space) forgetConnections() error {
+// forget drops what the kernel has learnt: neighbours, which would go on being used for a while
+// after a change, and conntrack entries, where flows keep the NAT that they began with.
+func (s *space) forget() error {
+	have, err := s.nl.NeighList(0, netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("list neighbours of netns %q: %w", s.name, err)
+	}
+	for _, n := range have {
+		if n.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0 {
+			continue
+		}
+		if err := s.nl.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("delete neighbour %s of netns %q: %w", n.IP, s.name, err)
+		}
+	}
 	if err := s.nl.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
 		return fmt.Errorf("flush conntrack of netns %q: %w", s.name, err)
 	}

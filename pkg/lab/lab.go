@@ -101,8 +101,8 @@ type Fault struct {
 	Summary   string   `json:"summary"`   // what is done, in a line
 	Node      string   `json:"node"`      // where it is put unless another node is asked for
 	Datapaths []string `json:"datapaths"` // "vxlan", "bridge": the paths of the lab that it hits
-	// Leg is the direction of coffee-1 → coffee-2 that breaks with the fault on Node; on the other
-	// node it is the other leg. "both" where either is enough.
+	// Leg is the direction of coffee-1 → coffee-2 that breaks with the fault on Node: "request" or
+	// "reply", and then it is the other one with the fault on the other node; or "both".
 	Leg string `json:"leg"`
 }
 

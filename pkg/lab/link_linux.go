@@ -311,10 +311,15 @@ func (s *space) setPort(want link, l netlink.Link) error {
 	if want.blocked {
 		state = portDisabled
 	}
-	return s.setPortState(l, state)
+	err = s.setPortState(l, state)
+	if errors.Is(err, unix.ENETDOWN) {
+		return nil // the bridge is down, or the carrier is not known yet: see settle
+	}
+	return err
 }
 
 // setPortState is "bridge link set dev X state N", which netlink has no method for.
+// The kernel refuses to let a port forward while the bridge or the port's carrier is down: ENETDOWN.
 func (s *space) setPortState(l netlink.Link, state byte) error {
 	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_BRIDGE)
@@ -323,12 +328,8 @@ func (s *space) setPortState(l netlink.Link, state byte) error {
 	info := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
 	info.AddRtAttr(nl.IFLA_BRPORT_STATE, []byte{state})
 	req.AddData(info)
-	err := s.netns.Do(func() error {
+	return s.netns.Do(func() error {
 		_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 		return err
 	})
-	if errors.Is(err, unix.ENETDOWN) {
-		return nil // br_set_port_state refuses while the bridge or the port's carrier is down
-	}
-	return err
 }

@@ -2,18 +2,19 @@ package lab
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
 )
 
 // writeNetfilter replaces the whole ruleset of the namespace in one transaction. The rules are what
-// iptables-nft makes, in native nftables expressions, so that iptables-nft -S reads them as its own
-// and no xt_* module is needed.
+// iptables-nft makes, so that iptables-nft -S reads them as its own.
 func (s *space) writeNetfilter(p *plan) error {
 	var conn *nftables.Conn
 	err := s.netns.Do(func() (err error) {
@@ -24,17 +25,32 @@ func (s *space) writeNetfilter(p *plan) error {
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	defer conn.CloseLasting() //nolint:errcheck // a socket that was only written to
-	conn.FlushRuleset()
-	for _, t := range p.tables {
-		writeTable(conn, t)
+	// iptables-nft before 1.8.10 knows masquerading only as the xtables target that it writes itself,
+	// and takes no further rule in a table that it does not understand; a kernel may lack nft_compat.
+	err = writeTables(conn, p.tables, xtMasquerade)
+	if err != nil {
+		err = writeTables(conn, p.tables, &expr.Masq{FullyRandom: true})
 	}
-	if err := conn.Flush(); err != nil {
+	if err != nil {
 		return fmt.Errorf("write netfilter rules: %w", err)
 	}
 	return nil
 }
 
-func writeTable(conn *nftables.Conn, t nftTable) {
+// xtMasquerade is "-j MASQUERADE --random-fully"; the flag is NF_NAT_RANGE_PROTO_RANDOM_FULLY.
+var xtMasquerade = &expr.Target{Name: "MASQUERADE", Info: &xt.NatIPv4MultiRangeCompat{{
+	Flags: 1 << 4, MinIP: net.IPv4zero.To4(), MaxIP: net.IPv4zero.To4(),
+}}}
+
+func writeTables(conn *nftables.Conn, tables []nftTable, masquerade expr.Any) error {
+	conn.FlushRuleset()
+	for _, t := range tables {
+		writeTable(conn, t, masquerade)
+	}
+	return conn.Flush()
+}
+
+func writeTable(conn *nftables.Conn, t nftTable, masquerade expr.Any) {
 	table := conn.AddTable(&nftables.Table{Family: nftFamily(t.family), Name: t.name})
 	chains := make([]*nftables.Chain, len(t.chains))
 	for i, c := range t.chains { // all of them first: rules jump to chains below
@@ -42,7 +58,12 @@ func writeTable(conn *nftables.Conn, t nftTable) {
 	}
 	for i, c := range t.chains {
 		for _, r := range c.rules {
-			conn.AddRule(&nftables.Rule{Table: table, Chain: chains[i], Exprs: ruleExprs(t.family, r), UserData: ruleComment(r)})
+			act := actionExpr(r)
+			if r.action == actionMasquerade {
+				act = masquerade
+			}
+			exprs := append(ruleExprs(t.family, r), &expr.Counter{}, act)
+			conn.AddRule(&nftables.Rule{Table: table, Chain: chains[i], Exprs: exprs, UserData: ruleComment(r)})
 		}
 	}
 }
@@ -89,6 +110,7 @@ const (
 	udpDst           = 2
 )
 
+// ruleExprs gives what a rule matches.
 func ruleExprs(family int, r nftRule) []expr.Any {
 	var e []expr.Any
 	e = append(e, matchPrefix(r.src, r.notSrc, ipv4Src)...)
@@ -105,7 +127,7 @@ func ruleExprs(family int, r nftRule) []expr.Any {
 			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: mask})
 	}
-	return append(append(e, &expr.Counter{}), actionExpr(r))
+	return e
 }
 
 // matchPrefix compares whole bytes where the prefix ends at one, as iptables-nft does.
@@ -166,8 +188,6 @@ func actionExpr(r nftRule) expr.Any {
 		return &expr.Verdict{Kind: expr.VerdictReturn}
 	case actionJump:
 		return &expr.Verdict{Kind: expr.VerdictJump, Chain: r.jump}
-	case actionMasquerade:
-		return &expr.Masq{FullyRandom: true}
 	case actionReject:
 		return &expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: icmpxAdminProhibited}
 	default:

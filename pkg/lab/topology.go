@@ -14,6 +14,9 @@ const (
 	vxlanPort  = 8472
 	overlayMTU = 1450 // 1500 less 50: outer Ethernet, IPv4, UDP and VXLAN headers
 	uplinkMTU  = 1500
+
+	httpPort = 8080
+	echoPort = 7 // RFC 862, TCP and UDP
 )
 
 var (

@@ -160,21 +160,21 @@ func (r *run) oldestOpen() int {
 
 // takeErrors reads the socket's error queue and reports whether there was anything.
 func (r *run) takeErrors() bool {
-	any := false
+	found := false
 	for {
 		e, ok := readError(r.fd)
 		if !ok {
 			break
 		}
-		any = true
+		found = true
 		r.book(e, time.Now())
 	}
 	// An error that has no message stays in SO_ERROR; left there, poll would return at once for ever.
-	if errno, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno != 0 && !any {
-		any = true
+	if errno, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno != 0 && !found {
+		found = true
 		r.addError(unix.Errno(errno).Error())
 	}
-	return any
+	return found
 }
 
 // book notes an error of the error queue. The destination's own "port unreachable" is an answer.

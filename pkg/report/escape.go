@@ -10,10 +10,10 @@ import (
 	"unicode/utf8"
 )
 
-// clean makes an outside string safe to print: everything that is not a graphic character or a
+// Clean makes an outside string safe to print: everything that is not a graphic character or a
 // plain space (control characters, escape sequences, bidirectional overrides, broken UTF-8)
 // becomes its Go escape, "\x1b". A clean string is returned unchanged.
-func clean(s string) string {
+func Clean(s string) string {
 	if !strings.ContainsFunc(s, hidden) && utf8.ValidString(s) {
 		return s
 	}

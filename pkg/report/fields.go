@@ -82,7 +82,7 @@ func (p *printer) value(v, above, want string) cell {
 	if as == dim && !p.color && !p.wide {
 		return text(p.ditto)
 	}
-	return styled(clean(v), as)
+	return styled(Clean(v), as)
 }
 
 // pair shows source and destination, or one ditto mark when neither changed.
@@ -98,9 +98,9 @@ func (p *printer) full(src, dst, srcAbove, dstAbove, srcWant, dstWant string) ce
 	if src == "" && dst == "" {
 		return nil
 	}
-	return styled(orAny(clean(src)), changed(agrees(src, srcWant), src == srcAbove)).
+	return styled(orAny(Clean(src)), changed(agrees(src, srcWant), src == srcAbove)).
 		add(" "+p.arrow+" ", dim).
-		add(orAny(clean(dst)), changed(agrees(dst, dstWant), dst == dstAbove))
+		add(orAny(Clean(dst)), changed(agrees(dst, dstWant), dst == dstAbove))
 }
 
 func agrees(v, want string) bool { return want == "" || v == want }

@@ -21,7 +21,7 @@ func (p *printer) leg(r *Report, leg Leg) {
 		from, to = to, from
 	}
 	p.line(nil)
-	p.line(styled(clean(leg.Name), bold).
+	p.line(styled(Clean(leg.Name), bold).
 		add("  "+shortName(from)+" "+p.arrow+" "+shortName(to)+protocol(leg)+legend(leg, p.wide), plain))
 	if len(leg.Hops) == 0 {
 		p.line(styled(p.unsure, yellow).add(" no hop is known", plain))
@@ -40,16 +40,16 @@ func (p *printer) leg(r *Report, leg Leg) {
 
 func shortName(e Endpoint) string {
 	if e.Name == "" {
-		return clean(e.IP)
+		return Clean(e.IP)
 	}
-	return clean(e.Name)
+	return Clean(e.Name)
 }
 
 // protocol says what the packets of the leg are, once: it is the same at each hop.
 func protocol(leg Leg) string {
 	for _, h := range leg.Hops {
 		if f := h.frame(); f != nil && f.Proto != "" {
-			return ", " + clean(f.Proto)
+			return ", " + Clean(f.Proto)
 		}
 	}
 	return ""
@@ -163,7 +163,7 @@ func (p *printer) heading(d detail) row {
 func (p *printer) hop(h *Hop, above *Headers, node string, d detail) []row {
 	c := make([]cell, columns)
 	c[colMark], c[colIndex] = p.mark(h.State), text(strconv.Itoa(h.Index))
-	c[colNode], c[colIface], c[colDir] = text(clean(node)), p.iface(h), text(clean(h.Direction))
+	c[colNode], c[colIface], c[colDir] = text(Clean(node)), p.iface(h), text(Clean(h.Direction))
 	if h.Packets > 0 || h.State == StateOK || h.State == StateMismatch || h.State == StateMissing {
 		c[colPackets] = text(strconv.Itoa(h.Packets))
 	}
@@ -171,7 +171,7 @@ func (p *printer) hop(h *Hop, above *Headers, node string, d detail) []row {
 		c[colLatency] = text(p.duration(*h.LatencyNanos))
 	}
 	if p.wide {
-		c[colNode], c[colNetns] = text(clean(h.Node)), text(clean(h.Netns))
+		c[colNode], c[colNetns] = text(Clean(h.Node)), text(Clean(h.Netns))
 	}
 	rows := []row{{cells: c}}
 	switch {
@@ -215,7 +215,7 @@ func (p *printer) mark(state string) cell {
 
 // iface names the interface; one inside a pod is marked, because every pod has an eth0.
 func (p *printer) iface(h *Hop) cell {
-	c := text(clean(h.Interface))
+	c := text(Clean(h.Interface))
 	if h.Netns != "host" && h.Netns != "" && !p.wide {
 		c = c.add(" (pod)", plain)
 	}
@@ -228,22 +228,22 @@ func (p *printer) notes(h *Hop) []row {
 	var rows []row
 	note := func(c cell) { rows = append(rows, row{note: c}) }
 	if h.Note != "" {
-		note(styled(p.unsure+" ", yellow).add(clean(h.Note), plain))
+		note(styled(p.unsure+" ", yellow).add(Clean(h.Note), plain))
 	}
 	for _, c := range h.Checks {
 		switch {
 		case !c.OK:
-			note(styled(p.bad+" "+clean(c.Name), red).add(": ", plain).
+			note(styled(p.bad+" "+Clean(c.Name), red).add(": ", plain).
 				add(orNothing(c.Observed), red).add(", expected ", plain).
-				add(orNothing(c.Expected), bold).add(fmt.Sprintf(" (%s)", clean(c.Source)), plain))
+				add(orNothing(c.Expected), bold).add(fmt.Sprintf(" (%s)", Clean(c.Source)), plain))
 			if c.Entry != "" {
-				note(text("  " + clean(strings.TrimSpace(c.Table+": "+c.Entry))))
+				note(text("  " + Clean(strings.TrimSpace(c.Table+": "+c.Entry))))
 			}
 			if c.Command != "" {
-				note(styled("  $ "+clean(c.Command), dim))
+				note(styled("  $ "+Clean(c.Command), dim))
 			}
 		case p.wide:
-			note(styled(p.ok+" ", green).add(clean(c.Name)+" "+clean(c.Observed), plain).add(p.proof(c), dim))
+			note(styled(p.ok+" ", green).add(Clean(c.Name)+" "+Clean(c.Observed), plain).add(p.proof(c), dim))
 		}
 	}
 	return rows
@@ -251,12 +251,12 @@ func (p *printer) notes(h *Hop) []row {
 
 // proof is the entry behind a check that holds, on the same line.
 func (p *printer) proof(c Check) string {
-	s := fmt.Sprintf("  (%s)", clean(c.Source))
+	s := fmt.Sprintf("  (%s)", Clean(c.Source))
 	if c.Entry != "" {
-		s += " " + clean(c.Table) + ": " + clean(c.Entry)
+		s += " " + Clean(c.Table) + ": " + Clean(c.Entry)
 	}
 	if c.Command != "" {
-		s += "  $ " + clean(c.Command)
+		s += "  $ " + Clean(c.Command)
 	}
 	return s
 }
@@ -265,5 +265,5 @@ func orNothing(s string) string {
 	if s == "" {
 		return "nothing"
 	}
-	return clean(s)
+	return Clean(s)
 }

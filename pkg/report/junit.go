@@ -45,7 +45,7 @@ func writeJUnit(w io.Writer, r *Report) error {
 		for i := range leg.Hops {
 			cases = append(cases, hopCase(leg.Name, &leg.Hops[i]))
 		}
-		all.add(clean(leg.Name), cases)
+		all.add(Clean(leg.Name), cases)
 	}
 	all.add("verdict", []junitCase{verdictCase(r.Verdict)})
 	body, err := xml.MarshalIndent(all, "", "  ")
@@ -74,8 +74,8 @@ func (s *junitSuites) add(name string, cases []junitCase) {
 
 func hopCase(leg string, h *Hop) junitCase {
 	c := junitCase{
-		Class: "podtrace." + clean(leg),
-		Name:  fmt.Sprintf("%02d %s %s %s", h.Index, clean(h.Node), clean(h.Interface), clean(h.Direction)),
+		Class: "podtrace." + Clean(leg),
+		Name:  fmt.Sprintf("%02d %s %s %s", h.Index, Clean(h.Node), Clean(h.Interface), Clean(h.Direction)),
 	}
 	switch h.State {
 	case StateOK:
@@ -84,7 +84,7 @@ func hopCase(leg string, h *Hop) junitCase {
 	case StateMissing:
 		c.Failure = &junitMessage{"not seen", failedChecks(h)}
 	default:
-		c.Skipped = &junitMessage{Message: strings.TrimSpace(clean(h.State + " " + h.Note))}
+		c.Skipped = &junitMessage{Message: strings.TrimSpace(Clean(h.State + " " + h.Note))}
 	}
 	return c
 }
@@ -93,8 +93,8 @@ func failedChecks(h *Hop) string {
 	var b strings.Builder
 	for _, c := range h.Checks {
 		if !c.OK {
-			fmt.Fprintf(&b, "%s: %s, expected %s (%s)\n%s: %s\n$ %s\n", clean(c.Name), orNothing(c.Observed),
-				orNothing(c.Expected), clean(c.Source), clean(c.Table), clean(c.Entry), clean(c.Command))
+			fmt.Fprintf(&b, "%s: %s, expected %s (%s)\n%s: %s\n$ %s\n", Clean(c.Name), orNothing(c.Observed),
+				orNothing(c.Expected), Clean(c.Source), Clean(c.Table), Clean(c.Entry), Clean(c.Command))
 		}
 	}
 	return b.String()
@@ -106,11 +106,11 @@ func verdictCase(v Verdict) junitCase {
 	case ExitHealthy:
 	case ExitFault:
 		c.Failure = &junitMessage{
-			clean(v.Status + ": " + v.Cause + scene(v.Leg, v.Node, v.Interface)),
-			clean(v.Summary) + "\n" + clean(v.Remedy),
+			Clean(v.Status + ": " + v.Cause + scene(v.Leg, v.Node, v.Interface)),
+			Clean(v.Summary) + "\n" + Clean(v.Remedy),
 		}
 	default:
-		c.Skipped = &junitMessage{Message: clean(v.Status + ": " + v.Summary)}
+		c.Skipped = &junitMessage{Message: Clean(v.Status + ": " + v.Summary)}
 	}
 	return c
 }

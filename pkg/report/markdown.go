@@ -11,7 +11,7 @@ var markdownSpecial = strings.NewReplacer(
 	`\`, `\\`, "`", "\\`", "*", `\*`, "_", `\_`, "|", `\|`, "<", "&lt;", ">", "&gt;", "[", `\[`, "]", `\]`,
 	"#", `\#`, "~", `\~`, "@", "&#64;")
 
-func markdown(s string) string { return markdownSpecial.Replace(clean(s)) }
+func markdown(s string) string { return markdownSpecial.Replace(Clean(s)) }
 
 // writeMarkdown puts the verdict first: it is what the reader of an issue looks for.
 func writeMarkdown(w io.Writer, r *Report) error {
@@ -47,7 +47,7 @@ func writeMarkdown(w io.Writer, r *Report) error {
 func fence(b *strings.Builder, lines ...string) {
 	b.WriteByte('\n')
 	for _, l := range lines {
-		fmt.Fprintf(b, "    %s\n", clean(l))
+		fmt.Fprintf(b, "    %s\n", Clean(l))
 	}
 }
 

@@ -223,12 +223,12 @@ func FuzzClean(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		got := clean(s)
+		got := Clean(s)
 		if strings.ContainsFunc(got, hidden) || !utf8.ValidString(got) {
-			t.Errorf("clean(%q) = %q", s, got)
+			t.Errorf("Clean(%q) = %q", s, got)
 		}
-		if clean(got) != got {
-			t.Errorf("clean is not stable on %q", got)
+		if Clean(got) != got {
+			t.Errorf("Clean is not stable on %q", got)
 		}
 	})
 }

@@ -71,7 +71,7 @@ func (p *printer) line(c cell) {
 // follow are indented to the same column.
 func (p *printer) prose(head cell, s string, as style) {
 	indent := head.width()
-	for i, part := range wrap(clean(s), max(p.width-indent, 40)) {
+	for i, part := range wrap(Clean(s), max(p.width-indent, 40)) {
 		if i > 0 {
 			head = text(strings.Repeat(" ", indent))
 		}
@@ -83,7 +83,7 @@ func (p *printer) prose(head cell, s string, as style) {
 func (p *printer) head(r *Report) {
 	p.line(styled(endpointName(r.Source), bold).add(place(r.Source)+" "+p.arrow+" ", plain).
 		add(endpointName(r.Destination), bold).add(place(r.Destination), plain))
-	facts := []string{clean(r.Datapath)}
+	facts := []string{Clean(r.Datapath)}
 	if r.Datapath == "" {
 		facts[0] = "unknown datapath"
 	}
@@ -107,17 +107,17 @@ func endpointName(e Endpoint) string {
 	case e.Namespace != "":
 		name = e.Namespace + "/" + name
 	}
-	return clean(name)
+	return Clean(name)
 }
 
 // place gives " (IP on NODE)", without what the name has said already.
 func place(e Endpoint) string {
 	var parts []string
 	if e.IP != "" && e.Name != "" {
-		parts = append(parts, clean(e.IP))
+		parts = append(parts, Clean(e.IP))
 	}
 	if e.Node != "" && e.Node != e.Name {
-		parts = append(parts, "on "+clean(e.Node))
+		parts = append(parts, "on "+Clean(e.Node))
 	}
 	if len(parts) == 0 {
 		return ""
@@ -132,7 +132,7 @@ func (p *printer) probe(pr *Probe) string {
 	if pr.Protocol == "none" {
 		return "no probe sent, watching only"
 	}
-	s := clean(pr.Protocol)
+	s := Clean(pr.Protocol)
 	if pr.DstPort != 0 {
 		s += fmt.Sprintf(" port %d", pr.DstPort)
 	}
@@ -141,7 +141,7 @@ func (p *printer) probe(pr *Probe) string {
 		s += ", rtt " + p.duration(pr.RTTNanos)
 	}
 	if pr.Error != "" {
-		s += " (" + clean(pr.Error) + ")"
+		s += " (" + Clean(pr.Error) + ")"
 	}
 	return s
 }
@@ -209,26 +209,26 @@ func (p *printer) finding(f Finding, v Verdict) {
 	case SeverityNote:
 		mark, as = p.dot, plain
 	}
-	p.line(styled(mark+" "+clean(f.Cause), as).add(scene(f.Leg, f.Node, f.Interface), plain))
+	p.line(styled(mark+" "+Clean(f.Cause), as).add(scene(f.Leg, f.Node, f.Interface), plain))
 	if f.Summary != v.Summary {
 		p.prose(text("    "), f.Summary, plain)
 	}
 	for _, e := range f.Evidence {
-		p.line(text("    " + clean(e)))
+		p.line(text("    " + Clean(e)))
 	}
 	if f.Remedy != "" && f.Remedy != v.Remedy {
-		p.line(text("    mend: ").add(clean(f.Remedy), bold))
+		p.line(text("    mend: ").add(Clean(f.Remedy), bold))
 	}
 }
 
 // scene says where: " on node1 flannel.1, request leg".
 func scene(leg, node, iface string) string {
 	s := ""
-	if at := strings.TrimSpace(clean(node) + " " + clean(iface)); at != "" {
+	if at := strings.TrimSpace(Clean(node) + " " + Clean(iface)); at != "" {
 		s = " on " + at
 	}
 	if leg != "" {
-		s += ", " + clean(leg) + " leg"
+		s += ", " + Clean(leg) + " leg"
 	}
 	return s
 }
@@ -254,14 +254,14 @@ func (p *printer) verdict(v Verdict) {
 		as = red
 	}
 	p.line(nil)
-	head := styled(strings.ToUpper(clean(v.Status)), as)
+	head := styled(strings.ToUpper(Clean(v.Status)), as)
 	if v.Cause == "" {
 		p.prose(head.add("  ", plain), v.Summary, plain)
 	} else {
-		p.line(head.add("  "+clean(v.Cause), bold).add(scene(v.Leg, v.Node, v.Interface), plain))
+		p.line(head.add("  "+Clean(v.Cause), bold).add(scene(v.Leg, v.Node, v.Interface), plain))
 		p.prose(text("  "), v.Summary, plain)
 	}
 	if v.Remedy != "" {
-		p.line(text("  mend: ").add(clean(v.Remedy), bold)) // never wrapped: it is there to be copied
+		p.line(text("  mend: ").add(Clean(v.Remedy), bold)) // never wrapped: it is there to be copied
 	}
 }

@@ -45,6 +45,9 @@ type Netns struct {
 	Routes []Route `json:"routes"`
 	Neighs []Neigh `json:"neighs"`
 	FDB    []FDB   `json:"fdb"`
+	// Exceptions are the routes that the kernel learned for single destinations (RTM_F_CLONED): a
+	// path MTU, a redirect. Each has Route.Expires.
+	Exceptions []Route `json:"exceptions,omitempty"`
 	// Nexthops are the nexthop objects (ip nexthop) that routes refer to by Route.NexthopID.
 	Nexthops []Nexthop `json:"nexthops,omitempty"`
 
@@ -85,6 +88,8 @@ type Link struct {
 	AllMulti   bool   `json:"allmulti,omitempty"`
 	OperState  string `json:"operstate,omitempty"` // RFC 2863: "up", "down", "lowerlayerdown", "unknown", …
 	HardwareTy uint16 `json:"arphrd"`              // ARPHRD_*: 1 Ethernet, 772 loopback, 65534 none (TUN)
+	Flags      uint32 `json:"flags"`               // IFF_* as netdevice(7) numbers them, all of them
+	Group      uint32 `json:"group,omitempty"`     // IFLA_GROUP, which suppress_ifgroup of a rule refers to
 
 	// Parent is IFLA_LINK: the veth's peer, the vxlan's or macvlan's lower device. It is an index in
 	// the namespace ParentNetns says: -1 for this one, else a netnsid to look up in Netns.Peers.

@@ -60,6 +60,7 @@ type session struct {
 	c       Case
 	sources []tables.Source
 	close   func() error
+	marker  [8]byte // starts the probe's payloads
 }
 
 // start resolves both ends and reads every table on the way.
@@ -93,6 +94,14 @@ func refuse(a, b inventory.Endpoint) error {
 		return &Error{
 			Msg:  fmt.Sprintf("source and destination are the same: %q", a.String()),
 			hint: "name two endpoints: the packets of an endpoint to itself never leave its namespace",
+		}
+	}
+	for _, e := range []inventory.Endpoint{a, b} {
+		if e.Kind == inventory.KindPod && e.HostNetwork {
+			return &Error{
+				Msg:  fmt.Sprintf("pod %q is on the host network: it has no interface of its own", e.String()),
+				hint: fmt.Sprintf("trace its node instead: node/%s", e.Node),
+			}
 		}
 	}
 	return nil
@@ -186,7 +195,21 @@ func Path(ctx context.Context, o Options) (*report.Report, error) {
 		return nil, err
 	}
 	s.o.say("judging %d frames", len(s.c.Observed.Frames))
-	return Judge(&s.c), ctx.Err()
+	return Judge(&s.c), errors.Join(s.vanished(), ctx.Err())
+}
+
+// vanished is the error for an interface that went away while it was watched: what was seen until then is
+// judged, and the trace is not what was asked for.
+func (s *session) vanished() error {
+	for _, p := range s.c.Observed.Points {
+		if p.Stats.Err != nil {
+			return &Error{
+				Msg:  fmt.Sprintf("interface %q in %s of node %q went away during the capture: %v", p.Interface, p.Name, p.Node, p.Stats.Err),
+				hint: "run it again; \"ip monitor link\" on the node shows who takes the interface down",
+			}
+		}
+	}
+	return nil
 }
 
 // prepare opens the probe's sockets, so that its ports are known before the filters are made.
@@ -201,6 +224,7 @@ func (s *session) prepare() (*probe.Prober, error) {
 		return nil, err
 	}
 	f := pr.Flow()
+	s.marker = f.Marker
 	s.c.Flow.Proto, s.c.Flow.SrcPort, s.c.Flow.DstPort = f.Proto, f.SrcPort, f.DstPort
 	if f.Src.IsValid() {
 		s.c.Flow.Src = f.Src
@@ -260,7 +284,7 @@ func (s *session) send(ctx context.Context, pr *probe.Prober) {
 	if pr == nil {
 		s.o.say("watching for %s", s.o.Timeout)
 		s.c.Sent.Watching = true
-		s.c.Probe = &report.Probe{Protocol: string(probe.None)}
+		s.c.Probe = &report.Probe{Protocol: probe.None}
 		select {
 		case <-ctx.Done():
 		case <-time.After(s.o.Timeout):
@@ -328,7 +352,7 @@ func (s *session) points() ([]capture.Point, []Point, error) {
 // taps gives each point its namespace and its filter.
 func (s *session) taps(p plan, pts []Point) ([]capture.Point, error) {
 	a, b := aliases(&s.c, p)
-	flow := capture.Flow{Proto: s.c.Flow.Proto, A: a, B: b, APort: s.c.Flow.SrcPort, BPort: s.c.Flow.DstPort}
+	flow := capture.Flow{Proto: s.c.Flow.Proto, A: a, B: b, APort: s.c.Flow.SrcPort, BPort: s.c.Flow.DstPort, Marker: s.marker}
 	if s.o.Probe.Proto == probe.None {
 		flow.Proto = 0
 	}

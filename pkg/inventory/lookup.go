@@ -1,0 +1,363 @@
+package inventory
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// EndpointKind says what an endpoint is, by the words of a report.
+type EndpointKind string
+
+// The kinds of endpoint.
+const (
+	KindPod     EndpointKind = "Pod"
+	KindNode    EndpointKind = "Node"
+	KindService EndpointKind = "Service"
+	KindAddress EndpointKind = "Address" // an IP address that is no object's
+)
+
+// Endpoint is one end of a path, as a person named it.
+type Endpoint struct {
+	Kind        EndpointKind
+	Namespace   string // "" for nodes and addresses
+	Name        string // "" for addresses
+	IPs         []netip.Addr
+	Node        string // of a pod: where it runs; of a node: itself; "" when not known
+	HostNetwork bool   // a pod in its node's namespace
+
+	Pod         *Pod
+	NodeObj     *Node // the node that Node names, nil when the inventory has none
+	Service     *Service
+	ServicePort *ServicePort // of "svc/NAME:PORT", nil without a port
+	Deployment  string       // of "deploy/NAME": the name, for which Pod stands
+}
+
+// IP is the endpoint's primary address; invalid when it has none.
+func (e Endpoint) IP() netip.Addr {
+	if len(e.IPs) == 0 {
+		return netip.Addr{}
+	}
+	return e.IPs[0]
+}
+
+// String gives a form that Lookup takes.
+func (e Endpoint) String() string {
+	switch e.Kind {
+	case KindPod:
+		return e.Namespace + "/" + e.Name
+	case KindNode:
+		return "node/" + e.Name
+	case KindService:
+		return "svc/" + e.Name
+	default:
+		return e.IP().String()
+	}
+}
+
+// NotFoundError says that there is no object of that name.
+type NotFoundError struct {
+	Arg       string // as it was given
+	Kind      string // "pod", "deployment with a pod", "service", "node", "port of service \"web\""
+	Namespace string // where it was looked for; "" for all or none
+	Close     []string
+}
+
+// Error says what was looked for and where.
+func (e *NotFoundError) Error() string {
+	if e.Namespace == "" {
+		return fmt.Sprintf("no %s %q", e.Kind, e.Arg)
+	}
+	return fmt.Sprintf("no %s %q in namespace %q", e.Kind, e.Arg, e.Namespace)
+}
+
+// Hint lists names that are close, or says how endpoints are written.
+func (e *NotFoundError) Hint() string {
+	if len(e.Close) > 0 {
+		return "did you mean " + strings.Join(e.Close, ", ") + "?"
+	}
+	return "an endpoint is POD, NAMESPACE/POD, pod/POD, deploy/NAME, svc/NAME[:PORT], node/NAME or an IP address; -n gives the namespace"
+}
+
+// AmbiguousError says that a name stands for several objects.
+type AmbiguousError struct {
+	Arg        string
+	Candidates []string // in the form that Lookup takes
+}
+
+// Error says how many.
+func (e *AmbiguousError) Error() string {
+	return fmt.Sprintf("%q is ambiguous: %d objects have that name", e.Arg, len(e.Candidates))
+}
+
+// Hint lists them.
+func (e *AmbiguousError) Hint() string { return "say which: " + strings.Join(e.Candidates, ", ") }
+
+// ErrSyntax is wrapped by errors about the form of an endpoint's name.
+var ErrSyntax = errors.New("want POD, NAMESPACE/POD, pod/POD, deploy/NAME, svc/NAME[:PORT], node/NAME or an IP address")
+
+// Lookup finds what arg stands for: POD, NAMESPACE/POD, pod/POD, deploy/NAME (a ready pod of it),
+// svc/NAME[:PORT], node/NAME or an IP address. A bare pod name is one of namespace, or of the only
+// namespace that has it.
+func (inv *Inventory) Lookup(arg, namespace string) (Endpoint, error) {
+	if namespace == "" {
+		namespace = defaultNamespace
+	}
+	if ip, err := netip.ParseAddr(arg); err == nil && ip.Zone() == "" {
+		return inv.lookupIP(ip.Unmap()), nil
+	}
+	kind, name, slashed := strings.Cut(arg, "/")
+	if !slashed {
+		kind, name = "pod", arg
+	}
+	if name == "" || kind == "" || strings.Contains(name, "/") {
+		return Endpoint{}, fmt.Errorf("endpoint %q: %w", arg, ErrSyntax)
+	}
+	switch kind {
+	case "pod", "pods", "po":
+		return inv.lookupPod(name, namespace)
+	case "deploy", "deployment", "deployments":
+		return inv.lookupDeployment(name, namespace)
+	case "svc", "service", "services":
+		return inv.lookupService(name, namespace)
+	case "node", "nodes", "no":
+		return inv.lookupNode(name)
+	default:
+		if p := inv.Pod(kind, name); p != nil {
+			return inv.podEndpoint(p), nil
+		}
+		return Endpoint{}, &NotFoundError{Arg: name, Kind: "pod", Namespace: kind, Close: inv.closePods(name)}
+	}
+}
+
+func (inv *Inventory) podEndpoint(p *Pod) Endpoint {
+	return Endpoint{
+		Kind: KindPod, Namespace: p.Namespace, Name: p.Name, IPs: p.IPs, Node: p.Node, HostNetwork: p.HostNetwork,
+		Pod: p, NodeObj: inv.Node(p.Node),
+	}
+}
+
+func nodeEndpoint(n *Node) Endpoint {
+	ips := n.InternalIPs
+	if len(ips) == 0 && n.Flannel.PublicIP.IsValid() {
+		ips = []netip.Addr{n.Flannel.PublicIP}
+	}
+	return Endpoint{Kind: KindNode, Name: n.Name, IPs: ips, Node: n.Name, NodeObj: n}
+}
+
+// lookupIP never fails: an address that is no object's is an endpoint too. The address that was
+// asked for comes first.
+func (inv *Inventory) lookupIP(ip netip.Addr) Endpoint {
+	e := Endpoint{Kind: KindAddress, IPs: []netip.Addr{ip}}
+	if p := inv.PodByIP(ip); p != nil {
+		e = inv.podEndpoint(p)
+	} else if n := inv.NodeByIP(ip); n != nil {
+		e = nodeEndpoint(n)
+	} else if s := inv.serviceByIP(ip); s != nil {
+		e = Endpoint{Kind: KindService, Namespace: s.Namespace, Name: s.Name, IPs: s.ClusterIPs, Service: s}
+	}
+	ips := []netip.Addr{ip}
+	for _, a := range e.IPs {
+		if a != ip {
+			ips = append(ips, a)
+		}
+	}
+	e.IPs = ips
+	return e
+}
+
+func (inv *Inventory) serviceByIP(ip netip.Addr) *Service {
+	for i := range inv.Services {
+		s := &inv.Services[i]
+		if slices.Contains(s.ClusterIPs, ip) || slices.Contains(s.ExternalIPs, ip) || slices.Contains(s.LoadBalancerIPs, ip) {
+			return s
+		}
+	}
+	return nil
+}
+
+func (inv *Inventory) lookupPod(name, namespace string) (Endpoint, error) {
+	if p := inv.Pod(namespace, name); p != nil {
+		return inv.podEndpoint(p), nil
+	}
+	var found []*Pod
+	for i := range inv.Pods {
+		if inv.Pods[i].Name == name {
+			found = append(found, &inv.Pods[i])
+		}
+	}
+	switch len(found) {
+	case 0:
+		return Endpoint{}, &NotFoundError{Arg: name, Kind: "pod", Close: inv.closePods(name)}
+	case 1:
+		return inv.podEndpoint(found[0]), nil
+	default:
+		e := &AmbiguousError{Arg: name}
+		for _, p := range found {
+			e.Candidates = append(e.Candidates, p.Key())
+		}
+		return Endpoint{}, e
+	}
+}
+
+// lookupDeployment takes the first ready pod by name, so that asking again gives the same one.
+func (inv *Inventory) lookupDeployment(name, namespace string) (Endpoint, error) {
+	var pods []*Pod
+	var names []string
+	for i := range inv.Pods {
+		p := &inv.Pods[i]
+		if p.Namespace != namespace || p.Owner == "" {
+			continue
+		}
+		names = append(names, p.Owner)
+		if p.Owner == name && p.Ready && p.Running() {
+			pods = append(pods, p)
+		}
+	}
+	if len(pods) == 0 {
+		slices.Sort(names)
+		names = slices.DeleteFunc(slices.Compact(names), func(s string) bool { return s == name })
+		return Endpoint{}, &NotFoundError{
+			Arg: name, Kind: "ready pod of deployment", Namespace: namespace, Close: prefixed("deploy/", closest(name, names)),
+		}
+	}
+	e := inv.podEndpoint(slices.MinFunc(pods, func(a, b *Pod) int { return strings.Compare(a.Name, b.Name) }))
+	e.Deployment = name
+	return e, nil
+}
+
+func (inv *Inventory) lookupService(arg, namespace string) (Endpoint, error) {
+	name, port, hasPort := strings.Cut(arg, ":")
+	s := inv.Service(namespace, name)
+	if s == nil {
+		var names []string
+		for i := range inv.Services {
+			if inv.Services[i].Namespace == namespace {
+				names = append(names, inv.Services[i].Name)
+			}
+		}
+		return Endpoint{}, &NotFoundError{Arg: name, Kind: "service", Namespace: namespace, Close: prefixed("svc/", closest(name, names))}
+	}
+	e := Endpoint{Kind: KindService, Namespace: s.Namespace, Name: s.Name, IPs: s.ClusterIPs, Service: s}
+	if s.Headless {
+		e.IPs = inv.backends(s)
+	}
+	if !hasPort {
+		return e, nil
+	}
+	var known []string
+	for i := range s.Ports {
+		p := &s.Ports[i]
+		number := strconv.Itoa(int(p.Port))
+		if port == number || port == p.Name && port != "" {
+			e.ServicePort = p
+			return e, nil
+		}
+		known = append(known, "svc/"+name+":"+number)
+	}
+	return Endpoint{}, &NotFoundError{Arg: port, Kind: fmt.Sprintf("port of service %q", name), Namespace: namespace, Close: known}
+}
+
+// backends gives the addresses that the name of a headless service stands for.
+func (inv *Inventory) backends(s *Service) []netip.Addr {
+	var out []netip.Addr
+	for i := range inv.EndpointSlices {
+		es := &inv.EndpointSlices[i]
+		if es.Namespace != s.Namespace || es.Service != s.Name {
+			continue
+		}
+		for _, e := range es.Endpoints {
+			if e.Ready {
+				out = append(out, e.IPs...)
+			}
+		}
+	}
+	return out
+}
+
+func (inv *Inventory) lookupNode(name string) (Endpoint, error) {
+	if n := inv.Node(name); n != nil {
+		return nodeEndpoint(n), nil
+	}
+	var names []string
+	for i := range inv.Nodes {
+		names = append(names, inv.Nodes[i].Name)
+	}
+	return Endpoint{}, &NotFoundError{Arg: name, Kind: "node", Close: prefixed("node/", closest(name, names))}
+}
+
+// closePods gives pods with a name like that, in all namespaces.
+func (inv *Inventory) closePods(name string) []string {
+	var names []string
+	for i := range inv.Pods {
+		names = append(names, inv.Pods[i].Name)
+	}
+	var out []string
+	for _, c := range closest(name, names) {
+		for i := range inv.Pods {
+			if inv.Pods[i].Name == c && len(out) < maxClose {
+				out = append(out, inv.Pods[i].Key())
+			}
+		}
+	}
+	return out
+}
+
+func prefixed(prefix string, names []string) []string {
+	for i := range names {
+		names[i] = prefix + names[i]
+	}
+	return names
+}
+
+const maxClose = 3
+
+// closest gives up to three of names that someone who wrote name may have meant.
+func closest(name string, names []string) []string {
+	type scored struct {
+		name string
+		dist int
+	}
+	names = slices.Clone(names)
+	slices.Sort(names)
+	var list []scored
+	for _, n := range slices.Compact(names) {
+		d := distance(name, n)
+		if strings.HasPrefix(n, name) || strings.HasPrefix(name, n) {
+			d = min(d, 1)
+		}
+		if d <= max(1, len(name)/3) {
+			list = append(list, scored{n, d})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b scored) int { return a.dist - b.dist })
+	var out []string
+	for _, s := range list[:min(len(list), maxClose)] {
+		out = append(out, s.name)
+	}
+	return out
+}
+
+// distance is the Levenshtein distance: how many bytes to add, take or change.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diag := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diag
+			if a[i] != b[j] {
+				cost++
+			}
+			diag = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

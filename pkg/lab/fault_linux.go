@@ -1,0 +1,124 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+)
+
+// Faults lists what Break can do, in the order of the path.
+func Faults() []Fault {
+	list := make([]Fault, len(damages))
+	for i, d := range damages {
+		list[i] = d.Fault
+	}
+	return list
+}
+
+// Break puts a fault into the running lab, on the named node or on the fault's default one where
+// name is empty. Faults add up; one that is there already stays.
+func Break(ctx context.Context, o Options, id, name string) error {
+	o = o.withDefaults()
+	_, on, _, err := findDamage(id, name)
+	if err != nil {
+		return err
+	}
+	return change(ctx, o, false, func(faults []Broken) []Broken {
+		b := Broken{ID: id, Node: on.name}
+		if slices.Contains(faults, b) {
+			return faults
+		}
+		return append(faults, b)
+	})
+}
+
+// Mend takes the faults of these ids out of the lab, on whichever node they are; without ids, all
+// of them. Everything in the lab's namespaces is set right besides, so damage done there by hand
+// is mended too, except in legacy iptables.
+func Mend(ctx context.Context, o Options, ids ...string) error {
+	o = o.withDefaults()
+	for _, id := range ids {
+		if _, _, _, err := findDamage(id, ""); err != nil {
+			return err
+		}
+	}
+	return change(ctx, o, true, func(faults []Broken) []Broken {
+		return slices.DeleteFunc(faults, func(b Broken) bool { return len(ids) == 0 || slices.Contains(ids, b.ID) })
+	})
+}
+
+// change edits the list of faults and makes the lab as it then should be. Mending goes over all
+// namespaces, breaking only over those that the new fault changes.
+func change(ctx context.Context, o Options, mend bool, edit func([]Broken) []Broken) error {
+	if _, err := os.Stat(o.recordPath()); err != nil {
+		return ErrNotUp // before the lock, which would make the state directory
+	}
+	l, err := lock(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer unlock(l)
+	r, err := readRecord(o)
+	if err != nil {
+		return err
+	}
+	if len(problems(o, r)) > 0 {
+		return ErrNotUp
+	}
+	before, err := broken(r.Broken)
+	if err != nil {
+		return err
+	}
+	r.Broken = edit(slices.Clone(r.Broken))
+	after, err := broken(r.Broken)
+	if err != nil {
+		return err
+	}
+	todo := after
+	if !mend {
+		todo = changed(before, after)
+	}
+	if err := writeRecord(o, r); err != nil {
+		return err
+	}
+	all, err := openSpaces(o, topology())
+	if err != nil {
+		return err
+	}
+	defer all.close()
+	if err := apply(ctx, all, todo, after); err != nil {
+		return fmt.Errorf("change the lab: %w", err)
+	}
+	return nil
+}
+
+// apply reconciles the plans of todo, of all plans, and makes the kernel forget what it had learnt
+// before.
+func apply(ctx context.Context, spaces spaces, todo, all plans) error {
+	if err := reconcile(ctx, spaces, todo); err != nil {
+		return err
+	}
+	if err := settle(ctx, spaces, all); err != nil {
+		return err
+	}
+	for _, s := range spaces {
+		if err := s.forget(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changed gives the plans of after that differ from before.
+func changed(before, after plans) plans {
+	differs := func(p *plan) bool { return !reflect.DeepEqual(p, before.get(p.name)) }
+	var ps plans
+	for _, p := range after {
+		if differs(p) {
+			ps = append(ps, p)
+		}
+	}
+	return ps
+}

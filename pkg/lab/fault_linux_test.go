@@ -1,0 +1,182 @@
+package lab
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// inEchos is how many echo requests have reached a pod.
+func inEchos(t *testing.T, o Options, pod string) int {
+	t.Helper()
+	var rows [][]string
+	for line := range strings.Lines(run(t, o, pod, "cat", "/proc/net/snmp")) {
+		if strings.HasPrefix(line, "Icmp:") {
+			rows = append(rows, strings.Fields(line))
+		}
+	}
+	for i, name := range rows[0] {
+		if name == "InEchos" {
+			n, err := strconv.Atoi(rows[1][i])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatal("no InEchos")
+	return 0
+}
+
+// legs sends a ping from coffee-1 to coffee-2 and reports which legs work.
+func legs(t *testing.T, o Options) (request, reply bool) {
+	t.Helper()
+	before := inEchos(t, o, "coffee-2")
+	_, status, err := try(t, o, "coffee-1", "ping", "-c1", "-W0.4", "10.244.2.40")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return inEchos(t, o, "coffee-2") > before, status == 0
+}
+
+func TestFaults(t *testing.T) {
+	for _, f := range Faults() {
+		for _, n := range nodes {
+			t.Run(f.ID+" on "+n.name, func(t *testing.T) {
+				t.Parallel()
+				testFault(t, f, n)
+			})
+		}
+	}
+}
+
+func testFault(t *testing.T, f Fault, n node) {
+	o := up(t)
+	if request, reply := legs(t, o); !request || !reply {
+		t.Fatalf("new lab: request %v, reply %v", request, reply)
+	}
+	before := tablesOf(t, o)
+	for range 2 { // the second time nothing happens
+		if err := Break(t.Context(), o, f.ID, n.name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s, err := Status(t.Context(), o); err != nil || !s.Up || len(s.Broken) != 1 || s.Broken[0] != (Broken{f.ID, n.name}) {
+		t.Errorf("Status = %+v, %v", s, err)
+	}
+	request, reply := legs(t, o)
+	switch {
+	case f.ID == "masq-pod-to-pod":
+		if !request || !reply {
+			t.Errorf("masquerade loses nothing: request %v, reply %v", request, reply)
+		}
+	case f.Leg == "both" || (f.Leg == "request") == (f.Node == n.name):
+		if request {
+			t.Error("the request arrived")
+		}
+	default:
+		if !request || reply {
+			t.Errorf("request %v, reply %v, want the reply alone to be lost", request, reply)
+		}
+	}
+	if tablesOf(t, o) == before {
+		t.Error("nothing was changed")
+	}
+	if err := Mend(t.Context(), o, f.ID); err != nil {
+		t.Fatal(err)
+	}
+	if request, reply := legs(t, o); !request || !reply {
+		t.Errorf("mended: request %v, reply %v", request, reply)
+	}
+	if got := tablesOf(t, o); got != before {
+		t.Errorf("mended lab differs:\n%s\nwas\n%s", got, before)
+	}
+}
+
+// tablesOf lists all that a lab's namespaces were told, without what the kernel learns by itself.
+func tablesOf(t *testing.T, o Options) string {
+	t.Helper()
+	const script = `exec 2>/dev/null; ip -d link | sed 's/ \(forward_delay_timer\|gc_timer\|hello_timer\|hold_timer\|tcn_timer\) *[0-9.]*//g; s/state [A-Z]* //; s/NO-CARRIER,//'
+ip addr | grep inet; ip route show table all | grep -v ' table local' | sed 's/ linkdown//'; ip rule; ip neigh show nud permanent | sort
+bridge fdb | grep 'dst .* self' | sort; nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'; grep -r . /proc/sys/net/ipv4/conf /proc/sys/net/ipv4/ip_forward`
+	var all strings.Builder
+	for _, name := range Names() {
+		all.WriteString("# " + name + "\n" + run(t, o, name, "sh", "-c", script) + "\n")
+	}
+	return all.String()
+}
+
+func TestFaultsAddUp(t *testing.T) {
+	o := up(t)
+	for _, id := range []string{"fdb-missing", "ip-forward-off", "vxlan-dev-gone"} {
+		if err := Break(t.Context(), o, id, ""); err != nil {
+			t.Fatalf("%s: %v", id, err)
+		}
+	}
+	for _, id := range []string{"vxlan-dev-gone", "ip-forward-off"} {
+		if request, _ := legs(t, o); request {
+			t.Errorf("%s mended too early", id)
+		}
+		if err := Mend(t.Context(), o, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := run(t, o, "node1", "bridge", "fdb", "show", "dev", vtepName); strings.Contains(got, nodes[1].vtepMAC) {
+		t.Errorf("fdb-missing was mended with another fault:\n%s", got)
+	}
+	if err := Mend(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if request, reply := legs(t, o); !request || !reply {
+		t.Errorf("mended: request %v, reply %v", request, reply)
+	}
+}
+
+// TestMendByHand shows that Mend does not need to know what was done.
+func TestMendByHand(t *testing.T) {
+	o := up(t)
+	before := tablesOf(t, o)
+	for _, c := range []string{
+		"node1 ip link del flannel.1", "node2 ip link del cni0", "coffee-1 ip link del eth0",
+		"node2 ip addr flush dev eno16780032", "node2 ip rule add pref 9 from 10.0.0.0/8 blackhole", "node1 ip link add br9 type bridge",
+		"node2 nft add table inet x", "node2 sysctl -w net.ipv4.conf.flannel/1.forwarding=0",
+		"switch ip link set underlay down", "tea-1 ip route flush table main", "node2 bridge fdb append 00:00:00:00:00:00 dev flannel.1 dst 10.1.11.91",
+		"node1 ip neigh add 10.244.1.33 lladdr 02:00:00:00:00:01 dev docker0", "node1 ip route add 10.244.2.40 via 10.1.11.1 dev ens192 mtu 1000",
+	} {
+		argv := strings.Fields(c)
+		run(t, o, argv[0], argv[1:]...)
+	}
+	if err := Mend(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if got := tablesOf(t, o); got != before {
+		t.Errorf("mended lab differs:\n%s\nwas\n%s", got, before)
+	}
+	if request, reply := legs(t, o); !request || !reply {
+		t.Errorf("mended: request %v, reply %v", request, reply)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	o := testOptions(t)
+	if err := Break(t.Context(), o, "fdb-missing", ""); !errors.Is(err, ErrNotUp) {
+		t.Errorf("Break without a lab = %v", err)
+	}
+	if err := Mend(t.Context(), o); !errors.Is(err, ErrNotUp) {
+		t.Errorf("Mend without a lab = %v", err)
+	}
+	if _, _, err := try(t, o, "node1", "true"); !errors.Is(err, ErrNotUp) {
+		t.Errorf("Exec without a lab = %v", err)
+	}
+	if _, _, err := try(t, o, "node9", "true"); !errors.Is(err, ErrNoName) {
+		t.Errorf("Exec in node9 = %v", err)
+	}
+	if err := Break(t.Context(), o, "no-such", ""); !errors.Is(err, ErrNoFault) {
+		t.Errorf("Break no-such = %v", err)
+	}
+	if err := Break(t.Context(), o, "fdb-missing", "node9"); !errors.Is(err, ErrNoName) {
+		t.Errorf("Break on node9 = %v", err)
+	}
+	checkNothingLeft(t, o)
+}

@@ -1,0 +1,319 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The startup thread cannot exit and /proc/self describes it: keep it away from helper goroutines.
+func init() { runtime.LockOSThread() }
+
+// envUp and envDown make the test binary run Up or Down and nothing else.
+const (
+	envUp   = "LAB_TEST_UP"
+	envDown = "LAB_TEST_DOWN"
+)
+
+func TestMain(m *testing.M) {
+	switch {
+	case os.Getenv(envServer) != "":
+		exitOn(Serve(context.Background(), Options{}))
+	case os.Getenv(envUp) != "":
+		exitOn(Up(context.Background(), Options{Server: []string{os.Args[0]}}))
+	case os.Getenv(envDown) != "":
+		exitOn(Down(context.Background(), Options{}))
+	}
+	os.Exit(m.Run())
+}
+
+func exitOn(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// testOptions gives a lab of the test's own, which is taken down when the test ends.
+func testOptions(t testing.TB) Options {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("kernel tests must run in CI: not root")
+		}
+		t.Skip("needs root")
+	}
+	o := Options{
+		Prefix:   fmt.Sprintf("podtrace-t%08x-", rand.Uint32()),
+		StateDir: filepath.Join(t.TempDir(), "lab"),
+		Server:   []string{os.Args[0]},
+	}
+	t.Cleanup(func() {
+		if err := Down(context.Background(), o); err != nil {
+			t.Error(err)
+		}
+		checkNothingLeft(t, o)
+	})
+	return o
+}
+
+// up brings up a lab of the test's own.
+func up(t testing.TB) Options {
+	t.Helper()
+	o := testOptions(t)
+	if err := Up(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func checkNothingLeft(t testing.TB, o Options) {
+	t.Helper()
+	if left, _ := filepath.Glob(filepath.Join(netnsDir, o.Prefix+"*")); len(left) > 0 {
+		t.Errorf("namespaces left: %q", left)
+	}
+	if _, err := os.Stat(o.StateDir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("state directory is left: %v", err)
+	}
+	for _, pid := range serversOf(o) {
+		t.Errorf("process %s is left", pid)
+	}
+}
+
+// serversOf finds servers of a lab by their environment.
+func serversOf(o Options) (pids []string) {
+	files, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err == nil && bytes.Contains(text, []byte(EnvPrefix+"="+o.Prefix)) && bytes.Contains(text, []byte(envServer+"=")) {
+			pids = append(pids, filepath.Base(filepath.Dir(f)))
+		}
+	}
+	return pids
+}
+
+// run runs a command in a namespace and gives its standard output without the trailing newline.
+func run(t testing.TB, o Options, name string, argv ...string) string {
+	t.Helper()
+	out, status, err := try(t, o, name, argv...)
+	if err != nil || status != 0 {
+		t.Fatalf("%s: %q: status %d, %v\n%s", name, argv, status, err, out)
+	}
+	return out
+}
+
+func try(t testing.TB, o Options, name string, argv ...string) (string, int, error) {
+	t.Helper()
+	var out bytes.Buffer
+	status, err := Exec(t.Context(), o, name, argv, Stdio{Out: &out, Err: &out})
+	return strings.TrimRight(out.String(), "\n"), status, err
+}
+
+func TestUpTwiceAndDownTwice(t *testing.T) {
+	host := hostState(t)
+	o := testOptions(t)
+	start := time.Now()
+	if err := Up(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("up in %v", time.Since(start))
+	first, err := Status(t.Context(), o)
+	if err != nil || !first.Up || first.ServerPID == 0 || len(first.Problems) > 0 {
+		t.Fatalf("Status = %+v, %v", first, err)
+	}
+	if err := Up(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := Status(t.Context(), o); again.ServerPID != first.ServerPID {
+		t.Errorf("second Up made a new lab: server %d, then %d", first.ServerPID, again.ServerPID)
+	}
+	if _, status, err := try(t, o, "coffee-1", "ping", "-c1", "-W2", "10.244.2.40"); status != 0 || err != nil {
+		t.Errorf("ping: status %d, %v", status, err)
+	}
+	if got := hostState(t); got != host {
+		t.Errorf("the host's own network changed:\n%s\nwas\n%s", got, host)
+	}
+	for range 2 {
+		start = time.Now()
+		if err := Down(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("down in %v", time.Since(start))
+		checkNothingLeft(t, o)
+	}
+	if got := hostState(t); got != host {
+		t.Errorf("the host's own network changed:\n%s\nwas\n%s", got, host)
+	}
+}
+
+// hostState is all that the lab must not touch.
+func hostState(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
+	for _, c := range []string{
+		"ip -d link", "ip addr", "ip route show table all", "ip rule", "ip neigh show nud permanent",
+		"nft list ruleset", "iptables-legacy-save", "sysctl net.ipv4.ip_forward net.ipv4.conf.all net.ipv4.conf.default net.bridge",
+	} {
+		argv := strings.Fields(c)
+		out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+		if errors.Is(err, exec.ErrNotFound) {
+			continue
+		}
+		fmt.Fprintf(&all, "# %s\n%s", c, dropCounters(string(out)))
+	}
+	return all.String()
+}
+
+// dropCounters removes what moves by itself: counters and lifetimes.
+func dropCounters(s string) string {
+	var keep []string
+	for line := range strings.Lines(s) {
+		if !strings.Contains(line, "valid_lft") && !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, ":") {
+			keep = append(keep, line)
+		}
+	}
+	return strings.Join(keep, "")
+}
+
+// TestCrash kills Up and Down at random moments: whatever they leave, the next command clears.
+func TestCrash(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	rng := rand.New(rand.NewPCG(seed, 0))
+	t.Logf("seed %d", seed)
+	rounds := 20
+	if testing.Short() {
+		rounds = 3
+	}
+	for i := range rounds {
+		o := testOptions(t)
+		if i%4 == 3 {
+			killed(t, o, rng, envDown, Up) // a crash of Down
+		} else {
+			killed(t, o, rng, envUp, nil)
+		}
+		if i%2 == 0 { // the next Up builds a working lab from the remains
+			if err := Up(t.Context(), o); err != nil {
+				t.Fatal(err)
+			}
+			if _, status, err := try(t, o, "coffee-1", "ping", "-c1", "-W2", "10.244.2.40"); status != 0 || err != nil {
+				t.Errorf("ping after a crash: status %d, %v", status, err)
+			}
+		}
+		if err := Down(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		checkNothingLeft(t, o)
+	}
+}
+
+// killed runs Up or Down in a process of its own and kills it in the middle.
+func killed(t *testing.T, o Options, rng *rand.Rand, env string, before func(context.Context, Options) error) {
+	t.Helper()
+	limit := 90 * time.Millisecond // a bit more than Up takes with the race detector
+	if before != nil {
+		if err := before(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		limit = 30 * time.Millisecond
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), env+"=1", EnvPrefix+"="+o.Prefix, EnvStateDir+"="+o.StateDir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Duration(rng.Int64N(int64(limit))))
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+}
+
+func TestConcurrent(t *testing.T) {
+	o := testOptions(t)
+	done := make(chan error)
+	const each = 4
+	for range each {
+		go func() { done <- Up(t.Context(), o) }()
+		go func() { done <- Down(t.Context(), o) }()
+	}
+	for range 2 * each {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := Up(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Status(t.Context(), o); err != nil || !s.Up {
+		t.Errorf("Status = %+v, %v", s, err)
+	}
+}
+
+// TestServerGone: a lab without its server is not up, and the next Up makes a whole one.
+func TestServerGone(t *testing.T) {
+	o := up(t)
+	s, err := Status(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := os.FindProcess(s.ServerPID); err != nil || p.Kill() != nil {
+		t.Fatal(err)
+	}
+	for alive := true; alive; time.Sleep(time.Millisecond) {
+		_, err := identifyProcess(s.ServerPID)
+		alive = err == nil
+	}
+	if Running(o) {
+		t.Error("still up without its server")
+	}
+	if err := Up(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if !Running(o) {
+		t.Error("not up again")
+	}
+}
+
+func TestExec(t *testing.T) {
+	o := up(t)
+	for _, tt := range []struct {
+		argv   []string
+		status int
+		want   string
+	}{
+		{[]string{"sh", "-c", "exit 7"}, 7, ""},
+		{[]string{"sh", "-c", "kill -9 $$"}, 137, ""},
+		{[]string{"cat"}, 0, "hello"},
+		{[]string{"ls", "/sys/class/net"}, 0, "cni0\ndocker0\neno16780032\nflannel.1\nlo\nvethb81f02da\n"},
+		{[]string{"no-such-command"}, 127, ""},
+	} {
+		var out bytes.Buffer
+		status, err := Exec(t.Context(), o, "node2", tt.argv, Stdio{In: strings.NewReader("hello"), Out: &out})
+		if status != tt.status || (err != nil) != (status == 127) || !strings.HasSuffix(out.String(), tt.want) {
+			t.Errorf("%q: status %d, %v, %q, want %d, %q", tt.argv, status, err, out.String(), tt.status, tt.want)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if status, err := Exec(ctx, o, "tea-1", []string{"sleep", "20"}, Stdio{}); err != nil || status != 128+15 {
+		t.Errorf("cancelled: status %d, %v", status, err)
+	}
+}
+
+func BenchmarkUpDown(b *testing.B) {
+	o := testOptions(b)
+	for b.Loop() {
+		if err := errors.Join(Up(b.Context(), o), Down(b.Context(), o)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

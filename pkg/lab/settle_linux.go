@@ -1,0 +1,59 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// settleTime is how long devices may take to come up; on an idle machine it is a millisecond.
+const settleTime = 5 * time.Second
+
+// settle waits until the carrier of every veth is known on both ends and its bridge port forwards.
+// The kernel sees to that in the background (linkwatch), and until it has, a bridge drops what
+// comes: the first ARP request would be lost and the next is a second away.
+func settle(ctx context.Context, all spaces, ps plans) error {
+	deadline := time.Now().Add(settleTime)
+	for _, p := range ps {
+		for _, want := range p.links {
+			if !ps.hasCarrier(p, want) {
+				continue
+			}
+			for !all[p.name].settled(p, want) {
+				if time.Now().After(deadline) {
+					return fmt.Errorf("device %q in netns %q does not come up", want.name, p.name)
+				}
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-time.After(time.Millisecond):
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// hasCarrier reports whether the link is a veth that is up on both ends.
+func (ps plans) hasCarrier(p *plan, l link) bool {
+	if l.kind != kindVeth || !p.isUp(l.name) {
+		return false
+	}
+	other := ps.get(l.peerNetns)
+	return other != nil && other.isUp(l.peer)
+}
+
+func (s *space) settled(p *plan, want link) bool {
+	l, err := s.nl.LinkByName(want.name)
+	if err != nil || l.Attrs().OperState != netlink.OperUp {
+		return false
+	}
+	if want.master == "" || want.blocked || !p.isUp(want.master) {
+		return true
+	}
+	return !errors.Is(s.setPortState(l, portForwarding), unix.ENETDOWN)
+}

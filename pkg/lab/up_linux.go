@@ -1,0 +1,197 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/podtrace/podtrace/pkg/netns"
+)
+
+// patience is how long the server may take to end before it is killed.
+const patience = 300 * time.Millisecond
+
+// Up brings the lab up. A lab that stands is left alone, faults and all; the remains of one that
+// does not are cleared first. It needs CAP_SYS_ADMIN and CAP_NET_ADMIN.
+func Up(ctx context.Context, o Options) error {
+	o = o.withDefaults()
+	l, err := lock(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer unlock(l)
+	r, err := readRecord(o)
+	if err != nil {
+		return err
+	}
+	if len(problems(o, r)) == 0 {
+		return nil
+	}
+	if err := clear(o, r); err != nil {
+		return fmt.Errorf("clear what is left of an earlier lab: %w", err)
+	}
+	if err := build(ctx, o, l); err != nil {
+		r, _ = readRecord(o)
+		return errors.Join(fmt.Errorf("build the lab: %w", err), clear(o, r), removeState(o))
+	}
+	return nil
+}
+
+// problems says what keeps a lab from being up; nothing if it is.
+func problems(o Options, r record) []string {
+	var p []string
+	if !r.Complete {
+		p = append(p, "it was never built to the end")
+	}
+	for _, plan := range topology() {
+		h, err := netns.Open(o.netnsPath(plan.name))
+		if err != nil {
+			p = append(p, err.Error())
+			continue
+		}
+		_ = h.Close()
+	}
+	if !r.Server.alive() {
+		p = append(p, "the process that serves the pods is gone")
+	}
+	if _, err := os.Stat(o.InventoryPath()); err != nil {
+		p = append(p, err.Error())
+	}
+	return p
+}
+
+// build makes a lab where nothing of one is left. The lock file is handed to the server until that
+// is on record.
+func build(ctx context.Context, o Options, lockFile *os.File) error {
+	var r record
+	if _, err := os.Stat(netnsDir); err != nil {
+		r.MadeNetnsDir = true
+		if err := writeRecord(o, r); err != nil {
+			return err
+		}
+	}
+	if _, err := makeNetnsDir(); err != nil {
+		return err
+	}
+	ps := topology()
+	for _, p := range ps {
+		if err := addNetns(o.netnsPath(p.name)); err != nil {
+			return err
+		}
+	}
+	all, err := openSpaces(o, ps)
+	if err != nil {
+		return err
+	}
+	defer all.close()
+	if err := reconcile(ctx, all, ps); err != nil {
+		return err
+	}
+	if err := settle(ctx, all, ps); err != nil {
+		return err
+	}
+	text, err := inventory(o)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(o.InventoryPath(), text); err != nil {
+		return err
+	}
+	if err := startServer(ctx, o, &r, lockFile); err != nil {
+		return err
+	}
+	r.Complete = true
+	return writeRecord(o, r)
+}
+
+// clear removes the server, the namespaces and the inventory, whatever of them there is, but not
+// the state directory with the lock in it.
+func clear(o Options, r record) error {
+	// First of all: from here on the lab is not complete.
+	r.Complete, r.Broken = false, nil
+	errs := []error{writeRecord(o, r), r.Server.end(patience)}
+	for _, p := range topology() {
+		errs = append(errs, removeNetns(o.netnsPath(p.name)))
+	}
+	for _, path := range []string{o.InventoryPath(), o.logPath()} {
+		errs = append(errs, ignoreNotExist(os.Remove(path)))
+	}
+	if r.MadeNetnsDir {
+		removeNetnsDir()
+	}
+	return errors.Join(errs...)
+}
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Down takes the lab down: no process, namespace or file of it is left, also of one that a crash
+// left half-made. Where there is no lab it does nothing.
+func Down(ctx context.Context, o Options) error {
+	o = o.withDefaults()
+	l, err := lock(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer unlock(l)
+	r, err := readRecord(o)
+	if err != nil {
+		return err
+	}
+	if err := clear(o, r); err != nil {
+		return fmt.Errorf("take the lab down: %w", err)
+	}
+	return removeState(o)
+}
+
+// Running reports whether the lab is up.
+func Running(o Options) bool {
+	o = o.withDefaults()
+	r, err := readRecord(o)
+	return err == nil && len(problems(o, r)) == 0
+}
+
+// Status describes the lab without changing anything.
+func Status(_ context.Context, o Options) (State, error) {
+	o = o.withDefaults()
+	r, err := readRecord(o)
+	if err != nil {
+		return State{}, err
+	}
+	s := State{Inventory: o.InventoryPath(), Broken: r.Broken, Namespaces: namespaces(o)}
+	if r.Server.alive() {
+		s.ServerPID = r.Server.PID
+	}
+	p := problems(o, r)
+	s.Up = len(p) == 0
+	remains := r.Complete || r.MadeNetnsDir || s.ServerPID != 0
+	for _, ns := range s.Namespaces {
+		remains = remains || ns.Present
+	}
+	if remains {
+		s.Problems = p
+	}
+	return s, nil
+}
+
+func namespaces(o Options) []Namespace {
+	list := []Namespace{{Name: switchName, Kind: "switch", IP: gateway.String()}}
+	for _, n := range nodes {
+		list = append(list, Namespace{Name: n.name, Kind: "node", IP: n.ip.String()})
+	}
+	for _, p := range pods {
+		list = append(list, Namespace{Name: p.name, Kind: "pod", Node: p.node, IP: p.ip.String()})
+	}
+	for i := range list {
+		list[i].Path = o.netnsPath(list[i].Name)
+		_, err := os.Lstat(list[i].Path)
+		list[i].Present = err == nil
+	}
+	return list
+}

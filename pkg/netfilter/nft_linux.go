@@ -1,0 +1,377 @@
+package netfilter
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podtrace/podtrace/pkg/netns"
+)
+
+// readNFT dumps all tables, chains, rules and sets. The expressions are read from the attributes
+// themselves, so that one that nobody knows is kept as unknown.
+func (r *Ruleset) readNFT(h *netns.Handle) error {
+	var c *netlink.Conn
+	err := h.Do(func() (err error) {
+		c, err = netlink.Dial(unix.NETLINK_NETFILTER, nil)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer c.Close() //nolint:errcheck // only read
+	d := &nftReader{c: c, r: r, tables: make(map[string]int)}
+	for _, f := range []func() error{d.readTables, d.readChains, d.readRules, d.readSets} {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type nftReader struct {
+	c      *netlink.Conn
+	r      *Ruleset
+	tables map[string]int // family and name → index in r.Tables
+}
+
+// dump asks for all objects of one sort, and gives family and attributes of each.
+func (d *nftReader) dump(msg int, attrs []byte, each func(fam Family, ad *netlink.AttributeDecoder) error) error {
+	return d.dumpFamily(unix.AF_UNSPEC, msg, attrs, each)
+}
+
+func (d *nftReader) dumpFamily(fam uint8, msg int, attrs []byte, each func(fam Family, ad *netlink.AttributeDecoder) error) error {
+	req := netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | msg),
+			Flags: netlink.Request | netlink.Dump,
+		},
+		Data: append([]byte{fam, unix.NFNETLINK_V0, 0, 0}, attrs...),
+	}
+	msgs, err := d.c.Execute(req)
+	if err != nil {
+		return err
+	}
+	for _, m := range msgs {
+		if len(m.Data) < 4 {
+			continue
+		}
+		ad, err := decoder(m.Data[4:])
+		if err != nil {
+			return err
+		}
+		if err := each(Family(m.Data[0]), ad); err != nil {
+			return err
+		}
+		if err := ad.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func decoder(b []byte) (*netlink.AttributeDecoder, error) {
+	ad, err := netlink.NewAttributeDecoder(b)
+	if err == nil {
+		ad.ByteOrder = binary.BigEndian
+	}
+	return ad, err
+}
+
+func tableKey(fam Family, name string) string { return fmt.Sprintf("%d %s", fam, name) }
+
+func (d *nftReader) table(fam Family, name string) *Table {
+	if i, ok := d.tables[tableKey(fam, name)]; ok {
+		return &d.r.Tables[i]
+	}
+	return nil
+}
+
+func (d *nftReader) readTables() error {
+	const dormant = 1
+	return d.dump(unix.NFT_MSG_GETTABLE, nil, func(fam Family, ad *netlink.AttributeDecoder) error {
+		t := Table{Backend: BackendNFT, Family: fam}
+		for ad.Next() {
+			switch ad.Type() {
+			case unix.NFTA_TABLE_NAME:
+				t.Name = ad.String()
+			case unix.NFTA_TABLE_FLAGS:
+				t.Dormant = ad.Uint32()&dormant != 0
+			}
+		}
+		d.tables[tableKey(fam, t.Name)] = len(d.r.Tables)
+		d.r.Tables = append(d.r.Tables, t)
+		return nil
+	})
+}
+
+func (d *nftReader) readChains() error {
+	return d.dump(unix.NFT_MSG_GETCHAIN, nil, func(fam Family, ad *netlink.AttributeDecoder) error {
+		var c Chain
+		table, hooknum := "", uint32(0)
+		for ad.Next() {
+			switch ad.Type() {
+			case unix.NFTA_CHAIN_TABLE:
+				table = ad.String()
+			case unix.NFTA_CHAIN_NAME:
+				c.Name = ad.String()
+			case unix.NFTA_CHAIN_TYPE:
+				c.Type = ad.String()
+			case unix.NFTA_CHAIN_POLICY:
+				c.Drop = ad.Uint32() == 0
+			case unix.NFTA_CHAIN_COUNTERS:
+				ad.Nested(func(n *netlink.AttributeDecoder) error {
+					c.Packets = counter(n)
+					return nil
+				})
+			case unix.NFTA_CHAIN_HOOK:
+				c.Base = true
+				ad.Nested(func(n *netlink.AttributeDecoder) error {
+					hooknum = chainHook(n, &c)
+					return nil
+				})
+			}
+		}
+		if c.Base && c.Type == "" {
+			c.Type = "filter"
+		}
+		c.Hook = hookOf(fam, hooknum)
+		if t := d.table(fam, table); t != nil {
+			t.Chains = append(t.Chains, c)
+		}
+		return nil
+	})
+}
+
+// counter reads the packets of a counter (NFTA_COUNTER_PACKETS).
+func counter(n *netlink.AttributeDecoder) (packets uint64) {
+	n.ByteOrder = binary.BigEndian
+	for n.Next() {
+		if n.Type() == unix.NFTA_COUNTER_PACKETS {
+			packets = n.Uint64()
+		}
+	}
+	return packets
+}
+
+// Attributes that golang.org/x/sys does not have (linux/netfilter/nf_tables.h).
+const (
+	nftaHookDev    = 3
+	nftaHookDevs   = 4
+	nftaDeviceName = 1
+	nftaElemKeyEnd = 10
+)
+
+func chainHook(n *netlink.AttributeDecoder, c *Chain) (num uint32) {
+	n.ByteOrder = binary.BigEndian
+	for n.Next() {
+		switch n.Type() {
+		case unix.NFTA_HOOK_HOOKNUM:
+			num = n.Uint32()
+		case unix.NFTA_HOOK_PRIORITY:
+			c.Priority = int32(n.Uint32()) //nolint:gosec // signed on the wire
+		case nftaHookDev:
+			c.Devices = append(c.Devices, n.String())
+		case nftaHookDevs:
+			n.Nested(func(l *netlink.AttributeDecoder) error {
+				for l.Next() {
+					if l.Type() == nftaDeviceName {
+						c.Devices = append(c.Devices, l.String())
+					}
+				}
+				return nil
+			})
+		}
+	}
+	return num
+}
+
+// hookOf turns a family's own hook number into ours.
+func hookOf(fam Family, num uint32) Hook {
+	const inetIngress = 5
+	switch {
+	case fam == FamilyNetdev && num == 1:
+		return HookEgress
+	case fam == FamilyNetdev, fam == FamilyInet && num == inetIngress:
+		return HookIngress
+	default:
+		return Hook(num) //nolint:gosec // 0 to 4
+	}
+}
+
+func (d *nftReader) readRules() error {
+	return d.dump(unix.NFT_MSG_GETRULE, nil, func(fam Family, ad *netlink.AttributeDecoder) error {
+		var r Rule
+		table, chain := "", ""
+		for ad.Next() {
+			switch ad.Type() {
+			case unix.NFTA_RULE_TABLE:
+				table = ad.String()
+			case unix.NFTA_RULE_CHAIN:
+				chain = ad.String()
+			case unix.NFTA_RULE_HANDLE:
+				r.Handle = ad.Uint64()
+			case unix.NFTA_RULE_USERDATA:
+				r.Comment = userComment(ad.Bytes())
+			case unix.NFTA_RULE_EXPRESSIONS:
+				ad.Nested(func(l *netlink.AttributeDecoder) error {
+					for l.Next() {
+						l.Nested(func(e *netlink.AttributeDecoder) error { return r.addExpr(e, fam) })
+					}
+					return nil
+				})
+			}
+		}
+		d.addRule(fam, table, chain, r)
+		return nil
+	})
+}
+
+func (d *nftReader) addRule(fam Family, table, chain string, r Rule) {
+	t := d.table(fam, table)
+	if t == nil {
+		return
+	}
+	for i := range t.Chains {
+		if c := &t.Chains[i]; c.Name == chain {
+			r.Number = len(c.Rules) + 1
+			c.Rules = append(c.Rules, r)
+		}
+	}
+}
+
+// userComment reads libnftnl's comment: type 0, length, text.
+func userComment(b []byte) string {
+	for len(b) >= 2 {
+		typ, n := b[0], int(b[1])
+		if 2+n > len(b) {
+			break
+		}
+		if typ == 0 && n > 0 {
+			return string(b[2 : 2+n-1])
+		}
+		b = b[2+n:]
+	}
+	return ""
+}
+
+// addExpr reads one expression; counters go to the rule.
+func (r *Rule) addExpr(e *netlink.AttributeDecoder, fam Family) error {
+	name := ""
+	var data []byte
+	for e.Next() {
+		switch e.Type() {
+		case unix.NFTA_EXPR_NAME:
+			name = e.String()
+		case unix.NFTA_EXPR_DATA:
+			data = e.Bytes()
+		}
+	}
+	if name == "counter" {
+		ad, err := decoder(data)
+		if err != nil {
+			return err
+		}
+		r.Packets, r.Counted = counter(ad), true
+		r.Exprs = append(r.Exprs, Expr{Op: OpPass, Text: "counter"})
+		return nil
+	}
+	x, err := decodeExpr(name, data, fam)
+	if err != nil {
+		x = Expr{Op: OpUnknown, Text: fmt.Sprintf("%s (%v)", name, err)}
+	}
+	r.Exprs = append(r.Exprs, x)
+	return nil
+}
+
+func (d *nftReader) readSets() error {
+	type named struct {
+		fam         Family
+		table, name string
+	}
+	var all []named
+	err := d.dump(unix.NFT_MSG_GETSET, nil, func(fam Family, ad *netlink.AttributeDecoder) error {
+		const interval, mapFlag = 4, 8
+		var s Set
+		table := ""
+		for ad.Next() {
+			switch ad.Type() {
+			case unix.NFTA_SET_TABLE:
+				table = ad.String()
+			case unix.NFTA_SET_NAME:
+				s.Name = ad.String()
+			case unix.NFTA_SET_FLAGS:
+				f := ad.Uint32()
+				s.Interval, s.Map = f&interval != 0, f&mapFlag != 0
+			}
+		}
+		if t := d.table(fam, table); t != nil {
+			t.Sets = append(t.Sets, s)
+			all = append(all, named{fam, table, s.Name})
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, n := range all {
+		if err := d.readElements(n.fam, n.table, n.name); err != nil {
+			return fmt.Errorf("elements of set %q: %w", n.name, err)
+		}
+	}
+	return nil
+}
+
+func (d *nftReader) readElements(fam Family, table, name string) error {
+	ae := netlink.NewAttributeEncoder()
+	ae.String(unix.NFTA_SET_ELEM_LIST_TABLE, table)
+	ae.String(unix.NFTA_SET_ELEM_LIST_SET, name)
+	attrs, err := ae.Encode()
+	if err != nil {
+		return err
+	}
+	t := d.table(fam, table)
+	return d.dumpFamily(uint8(fam), unix.NFT_MSG_GETSETELEM, attrs, func(_ Family, ad *netlink.AttributeDecoder) error {
+		for ad.Next() {
+			if ad.Type() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+				continue
+			}
+			ad.Nested(func(l *netlink.AttributeDecoder) error {
+				for l.Next() {
+					l.Nested(func(e *netlink.AttributeDecoder) error {
+						el := element(e)
+						for i := range t.Sets {
+							if t.Sets[i].Name == name {
+								t.Sets[i].Elements = append(t.Sets[i].Elements, el)
+							}
+						}
+						return nil
+					})
+				}
+				return nil
+			})
+		}
+		return nil
+	})
+}
+
+func element(e *netlink.AttributeDecoder) (el Element) {
+	const intervalEnd, catchAll = 1, 2
+	e.ByteOrder = binary.BigEndian
+	for e.Next() {
+		switch e.Type() {
+		case unix.NFTA_SET_ELEM_KEY:
+			el.Key, _ = dataOf(e.Bytes())
+		case nftaElemKeyEnd:
+			el.KeyEnd, _ = dataOf(e.Bytes())
+		case unix.NFTA_SET_ELEM_DATA:
+			el.Data, el.Verdict = dataOf(e.Bytes())
+		case unix.NFTA_SET_ELEM_FLAGS:
+			f := e.Uint32()
+			el.End, el.Any = f&intervalEnd != 0, f&catchAll != 0
+		}
+	}
+	return el
+}

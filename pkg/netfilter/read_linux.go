@@ -1,0 +1,148 @@
+package netfilter
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/ti-mo/conntrack"
+	"golang.org/x/sys/unix"
+
+	"github.com/podtrace/podtrace/pkg/netns"
+)
+
+// ReadOptions bounds what is read.
+type ReadOptions struct {
+	// Addrs keeps the connections that touch one of these addresses; nil keeps all, up to maxConns.
+	Addrs []netip.Addr
+}
+
+// maxConns bounds the connections of a snapshot.
+const maxConns = 65536
+
+// Read takes the rules of both backends and the tracked connections of a namespace. What can't be read
+// is named in Incomplete; nothing is created by asking.
+func Read(h *netns.Handle, o ReadOptions) (*Ruleset, error) {
+	r := &Ruleset{}
+	if err := r.readNFT(h); err != nil {
+		r.incomplete("nftables", err)
+	}
+	r.readLegacy(h, FamilyIPv4, "ip_tables_names")
+	r.readLegacy(h, FamilyIPv6, "ip6_tables_names")
+	if err := r.readConns(h, o); err != nil {
+		r.incomplete("conntrack", err)
+	}
+	return r, nil
+}
+
+func (r *Ruleset) incomplete(what string, err error) {
+	r.Incomplete = append(r.Incomplete, what+": "+err.Error())
+}
+
+// readLegacy reads the tables that exist. To ask for one that does not would create it, so the names come
+// from /proc first.
+func (r *Ruleset) readLegacy(h *netns.Handle, fam Family, names string) {
+	err := h.Do(func() error {
+		b, err := os.ReadFile("/proc/thread-self/net/" + names)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		domain, level := unix.AF_INET, unix.SOL_IP
+		if fam == FamilyIPv6 {
+			domain, level = unix.AF_INET6, unix.SOL_IPV6
+		}
+		tables := strings.Fields(string(b))
+		if len(tables) == 0 {
+			return nil
+		}
+		fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		if err != nil {
+			return os.NewSyscallError("socket", err)
+		}
+		defer unix.Close(fd) //nolint:errcheck // nothing was written
+		for _, name := range tables {
+			t, err := readLegacyTable(fd, level, fam, name)
+			if err != nil {
+				r.incomplete("iptables table "+name, err)
+				continue
+			}
+			r.Tables = append(r.Tables, t)
+		}
+		return nil
+	})
+	if err != nil {
+		r.incomplete("iptables "+names, err)
+	}
+}
+
+// readConns reads the tracked connections, where conntrack is at work at all.
+func (r *Ruleset) readConns(h *netns.Handle, o ReadOptions) error {
+	count := 0
+	var conn *conntrack.Conn
+	err := h.Do(func() error {
+		b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_count")
+		if err != nil {
+			return nil //nolint:nilerr // no conntrack in this kernel
+		}
+		if count, _ = strconv.Atoi(strings.TrimSpace(string(b))); count == 0 {
+			return nil
+		}
+		conn, err = conntrack.Dial(nil)
+		return err
+	})
+	if err != nil || conn == nil {
+		return err
+	}
+	defer conn.Close() //nolint:errcheck // only read
+	flows, err := conn.Dump(nil)
+	if err != nil {
+		return err
+	}
+	for i := range flows {
+		e := entryOf(&flows[i])
+		if !o.wants(e) {
+			continue
+		}
+		if len(r.Conns) >= maxConns {
+			return fmt.Errorf("more than %d connections", maxConns)
+		}
+		r.Conns = append(r.Conns, e)
+	}
+	return nil
+}
+
+func (o ReadOptions) wants(e Entry) bool {
+	if o.Addrs == nil {
+		return true
+	}
+	for _, a := range o.Addrs {
+		if a == e.Orig.Src || a == e.Orig.Dst || a == e.Reply.Src || a == e.Reply.Dst {
+			return true
+		}
+	}
+	return false
+}
+
+func entryOf(f *conntrack.Flow) Entry {
+	return Entry{
+		Orig: tupleOf(&f.TupleOrig), Reply: tupleOf(&f.TupleReply), Mark: f.Mark, Timeout: f.Timeout, Zone: f.Zone,
+		Replied: f.Status.SeenReply(), Assured: f.Status.Assured(),
+	}
+}
+
+func tupleOf(t *conntrack.Tuple) Tuple {
+	out := Tuple{
+		Src: t.IP.SourceAddress.Unmap(), Dst: t.IP.DestinationAddress.Unmap(), Proto: t.Proto.Protocol,
+		SrcPort: t.Proto.SourcePort, DstPort: t.Proto.DestinationPort,
+	}
+	if isICMP(out.Proto) {
+		out.SrcPort, out.DstPort = t.Proto.ICMPID, 0
+	}
+	return out
+}
