@@ -7,6 +7,7 @@ package inventory
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/podtrace/podtrace/pkg/ether"
 )
@@ -183,10 +184,8 @@ func (inv *Inventory) PodByIP(ip netip.Addr) *Pod {
 		if p.HostNetwork || p.Phase == "Succeeded" || p.Phase == "Failed" {
 			continue
 		}
-		for _, a := range p.IPs {
-			if a == ip {
-				return p
-			}
+		if slices.Contains(p.IPs, ip) {
+			return p
 		}
 	}
 	return nil
@@ -196,13 +195,8 @@ func (inv *Inventory) PodByIP(ip netip.Addr) *Pod {
 func (inv *Inventory) NodeByIP(ip netip.Addr) *Node {
 	for i := range inv.Nodes {
 		n := &inv.Nodes[i]
-		if ip == n.Flannel.PublicIP || ip == n.Flannel.PublicIPv6 {
+		if ip == n.Flannel.PublicIP || ip == n.Flannel.PublicIPv6 || slices.Contains(n.InternalIPs, ip) {
 			return n
-		}
-		for _, a := range n.InternalIPs {
-			if a == ip {
-				return n
-			}
 		}
 	}
 	return nil

@@ -209,8 +209,7 @@ func (p *parser) object(raw json.RawMessage, kind, where string, depth int) erro
 	}
 	p.seen[name] = true
 	if err := p.convert(h.Kind, raw); err != nil {
-		var o *ObjectError
-		if errors.As(err, &o) {
+		if o, ok := errors.AsType[*ObjectError](err); ok {
 			o.Object = name
 			return err
 		}
@@ -271,8 +270,7 @@ func (p *parser) convert(kind string, raw json.RawMessage) error {
 func add[O, V any](raw json.RawMessage, to *[]V, convert func(*O) (V, error)) error {
 	var o O
 	if err := json.Unmarshal(raw, &o); err != nil {
-		var t *json.UnmarshalTypeError
-		if errors.As(err, &t) {
+		if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 			return &ObjectError{Field: t.Field, Err: fmt.Errorf("is a %s", t.Value)}
 		}
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -13,9 +14,10 @@ import (
 // settleTime is how long devices may take to come up; on an idle machine it is a millisecond.
 const settleTime = 5 * time.Second
 
-// settle waits until the carrier of every veth is known on both ends and its bridge port forwards.
-// The kernel sees to that in the background (linkwatch), and until it has, a bridge drops what
-// comes: the first ARP request would be lost and the next is a second away.
+// settle waits until the carrier of every veth is known on both ends, its bridge port forwards, and
+// the bridge itself has its carrier. The kernel sees to that in the background (linkwatch). Until it
+// has, ports drop what comes and devices what is to leave (they have the noop qdisc): the first ARP
+// request would be lost, and the next is a second away.
 func settle(ctx context.Context, all spaces, ps plans) error {
 	deadline := time.Now().Add(settleTime)
 	for _, p := range ps {
@@ -38,8 +40,14 @@ func settle(ctx context.Context, all spaces, ps plans) error {
 	return nil
 }
 
-// hasCarrier reports whether the link is a veth that is up on both ends.
+// hasCarrier reports whether the link is a veth that is up on both ends, or a bridge that is up with
+// such a port.
 func (ps plans) hasCarrier(p *plan, l link) bool {
+	if l.kind == kindBridge && p.isUp(l.name) {
+		return slices.ContainsFunc(p.links, func(port link) bool {
+			return port.master == l.name && !port.blocked && ps.hasCarrier(p, port)
+		})
+	}
 	if l.kind != kindVeth || !p.isUp(l.name) {
 		return false
 	}

@@ -202,7 +202,7 @@ func describeProgram(h *Hook) {
 	if err != nil {
 		return
 	}
-	defer p.Close()
+	defer func() { _ = p.Close() }()
 	if info, err := p.Info(); err == nil {
 		h.Name, h.Tag = info.Name, info.Tag
 	}

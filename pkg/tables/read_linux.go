@@ -66,8 +66,7 @@ func readNetns(ctx context.Context, src Source, all []Source) (*Netns, error) {
 	if err := src.Netns.Do(r.open); err != nil {
 		return nil, err
 	}
-	defer r.conn.Close()
-	defer r.tool.Close()
+	defer r.close()
 	if err := r.links(ctx); err != nil {
 		return nil, fmt.Errorf("links: %w", err)
 	}
@@ -94,6 +93,12 @@ func (r *reader) open() (err error) {
 		_ = r.conn.Close()
 	}
 	return err
+}
+
+// close leaves nothing open; there is nothing to do about an error.
+func (r *reader) close() {
+	_ = r.conn.Close()
+	_ = r.tool.Close()
 }
 
 // part is a table that a snapshot can do without, if it says so.
