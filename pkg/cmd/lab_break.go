@@ -23,7 +23,7 @@ func newLabBreakCmd(s *Streams, runF func(context.Context, *labBreakOptions) err
 		Use:   "break FAULT",
 		Short: "Break the lab in one way",
 		Example: `  podtrace lab break fdb-wrong-dst
-  podtrace lab break fdb-wrong-dst --node node2   # the reply leg of coffee-1 → coffee-2`,
+  podtrace lab break fdb-wrong-dst --on node2   # the reply leg of coffee-1 → coffee-2`,
 		Args:              exactArgs("the id of a fault (podtrace lab faults)"),
 		ValidArgsFunction: completeFaults,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -31,7 +31,7 @@ func newLabBreakCmd(s *Streams, runF func(context.Context, *labBreakOptions) err
 			return runF(c.Context(), o)
 		},
 	}
-	c.Flags().StringVar(&o.Node, "node", "", "node to break; without it the one that podtrace lab faults names")
+	c.Flags().StringVar(&o.Node, "on", "", "node to break; without it the one that podtrace lab faults names")
 	return c
 }
 

@@ -57,7 +57,7 @@ func TestLabBreakFlags(t *testing.T) {
 	s, _, _ := buffers()
 	var got *labBreakOptions
 	runF := func(_ context.Context, o *labBreakOptions) error { got = o; return nil }
-	if err := run(t, newLabBreakCmd(s, runF), "fdb-wrong-dst", "--node", "node2"); err != nil {
+	if err := run(t, newLabBreakCmd(s, runF), "fdb-wrong-dst", "--on", "node2"); err != nil {
 		t.Fatal(err)
 	}
 	if got.Fault != "fdb-wrong-dst" || got.Node != "node2" {

@@ -284,7 +284,8 @@ func (c *leg) explainLoss(f *Finding, last, next *verify.Hop) {
 	}
 }
 
-// dedup keeps the first of findings that name the same cause at the same place.
+// dedup joins findings that name the same cause at the same place: the first keeps its place, unless the
+// later one is the graver. One device can harm both directions.
 func dedup(fs []Finding) []Finding {
 	var out []Finding
 	for _, f := range fs {
@@ -292,15 +293,23 @@ func dedup(fs []Finding) []Finding {
 			return o.Cause == f.Cause && o.Node == f.Node && o.Interface == f.Interface
 		}
 		at := slices.IndexFunc(out, same)
-		if at < 0 {
+		switch {
+		case at < 0:
 			out = append(out, f)
-			continue
-		}
-		for _, e := range f.Evidence {
-			if !slices.Contains(out[at].Evidence, e) && out[at].Leg == f.Leg {
-				out[at].Evidence = append(out[at].Evidence, e)
-			}
+		case f.Severity == Error && out[at].Severity != Error:
+			out = append(slices.Delete(out, at, at+1), f)
+		case out[at].Leg == f.Leg:
+			out[at].Evidence = appendNew(out[at].Evidence, f.Evidence)
 		}
 	}
 	return out
+}
+
+func appendNew(to, from []string) []string {
+	for _, e := range from {
+		if !slices.Contains(to, e) {
+			to = append(to, e)
+		}
+	}
+	return to
 }

@@ -71,7 +71,7 @@ func (w *walk) resolveNeigh(h *host, out *tables.Link, next netip.Addr) (ether.M
 		return ans.mac, true
 	}
 	failed := n != nil && n.State&tables.NUDFailed != 0
-	if !ans.outside || failed {
+	if !ans.outside || failed || w.m.owned(next) {
 		note := fmt.Sprintf("no entry for %s, and nobody on %s answers for it", next, out.Name)
 		if failed {
 			note = fmt.Sprintf("%s has not answered on %s", next, out.Name)
@@ -80,7 +80,22 @@ func (w *walk) resolveNeigh(h *host, out *tables.Link, next netip.Addr) (ether.M
 		return ether.MAC{}, false
 	}
 	w.step(h.neighStep(n, out, next, "no entry yet; who answers is outside the snapshot"))
+	if !w.m.isUnderlay(h, out) {
+		w.unknown(fmt.Sprintf("who answers for %s on %s is outside the snapshot", next, out.Name))
+		return ether.MAC{}, false
+	}
 	return ether.MAC{}, true
+}
+
+// owned reports whether a namespace of the snapshot has the address: then nobody outside answers for it,
+// even where the segment reaches others.
+func (m *Model) owned(ip netip.Addr) bool {
+	for _, h := range m.order {
+		if h.hasAddr(ip) {
+			return true
+		}
+	}
+	return false
 }
 
 // neighAnswer is the result of asking a link-layer segment for an address.

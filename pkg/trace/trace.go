@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -257,7 +258,8 @@ func (s *session) observe(ctx context.Context, pr *probe.Prober) error {
 	if err != nil {
 		return err
 	}
-	cfg := capture.Config{Points: pts}
+	var last atomic.Int64 // when the newest frame was read, in ns
+	cfg := capture.Config{Points: pts, OnFrame: func(capture.Frame) { last.Store(time.Now().UnixNano()) }}
 	if s.o.Full {
 		cfg.SnapLen = fullSnapLen
 	}
@@ -268,12 +270,30 @@ func (s *session) observe(ctx context.Context, pr *probe.Prober) error {
 	}
 	ses.Start()
 	s.send(ctx, pr)
+	quiesce(ctx, &last)
 	res := ses.Stop()
 	for i := range points {
 		points[i].Stats = res.Points[i]
 	}
 	s.c.Observed = &Observed{Points: points, Frames: res.Frames, ArmNs: ses.ArmDuration().Nanoseconds()}
 	return nil
+}
+
+// What is still under way when the last answer has come: the far end of a closing TCP connection.
+const (
+	quiet     = 25 * time.Millisecond // longer than the rings hold a frame back
+	quietMost = 300 * time.Millisecond
+)
+
+// quiesce waits until no frame has come for a while.
+func quiesce(ctx context.Context, last *atomic.Int64) {
+	for end := time.Now().Add(quietMost); time.Now().Before(end) && ctx.Err() == nil; {
+		left := quiet - time.Since(time.Unix(0, last.Load()))
+		if left <= 0 {
+			return
+		}
+		time.Sleep(left)
+	}
 }
 
 // fullSnapLen keeps any frame whole, super-packets included.

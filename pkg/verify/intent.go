@@ -133,13 +133,22 @@ func (in *Intent) podRouteCheck(s *forward.Step) (Check, bool) {
 	if want == 0 {
 		want = in.Dst.Veth
 	}
-	if want == 0 {
-		return Check{}, false
+	if want == 0 || in.Dst.Bridge == 0 && in.isBridge(s) {
+		return Check{}, false // a veth that has left its bridge: the route is right, the attachment is not
 	}
 	return Check{
 		Name: CheckPodRoute, Source: FromIntent, OK: s.Route != nil && s.Ifindex == want,
 		Expected: "dev " + in.linkName(in.Dst.Host, want), Observed: orNone(s.Entry, "no route"),
 	}, true
+}
+
+func (in *Intent) isBridge(s *forward.Step) bool {
+	ns := in.Snapshot.ByID(s.Netns)
+	if ns == nil {
+		return false
+	}
+	l := ns.Link(s.Ifindex)
+	return l != nil && l.Kind == "bridge"
 }
 
 // wayTo says how packets for the far end should leave a node, by the backend that its node announces; ""
