@@ -198,7 +198,8 @@ func (h *host) lookupTable(table uint32, q query, rule *tables.Rule) (got []answ
 }
 
 // order6 puts the routes of one IPv6 prefix in the order of rt6_score_route (net/ipv6/route.c): the
-// lowest metric, then the asked output device, then the router preference.
+// lowest metric, then the router preference and the device: the output device that was asked for, or the
+// one that the packet came in by.
 func (h *host) order6(rs []*tables.Route, q query) []*tables.Route {
 	if len(rs) < 2 {
 		return rs
@@ -212,7 +213,11 @@ func (h *host) order6(rs []*tables.Route, q query) []*tables.Route {
 
 func (h *host) score6(r *tables.Route, q query) int {
 	score := int(r.Pref^2) << 2 // RTA_PREF: 1 high, 0 medium, 3 low
-	if q.oif == "" || h.usesDevice(r, q.oif) {
+	dev := q.oif
+	if dev == "" && q.iif != loopback {
+		dev = q.iif
+	}
+	if dev == "" || h.usesDevice(r, dev) {
 		score += 2
 	}
 	return score

@@ -2,13 +2,11 @@ package forward_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -354,11 +352,15 @@ func (w *world) observe(snap *tables.Snapshot, s send) []passage {
 	return out
 }
 
-// isICMPError tells an error that quotes the datagram from the datagram.
+// isICMPError tells an error that quotes the datagram from the datagram, also inside VXLAN.
 func isICMPError(b []byte) bool {
+	const ethernet, ipv4, protocol, vxlan = 14, 20, 9, 8 + 8 + 14
+	if len(b) < ethernet+ipv4 || b[ethernet+protocol] == unix.IPPROTO_ICMP {
+		return true
+	}
+	inner := ethernet + ipv4 + vxlan
 	i := bytes.Index(b, []byte("podtrace-path-oracle"))
-	// quoted: IPv4 20 + UDP 8 stand before the payload, and ICMP before those
-	return i >= 56 && b[i-56+9] == 1 && b[i-56]>>4 == 4 && b[i-28]>>4 == 4
+	return i >= inner+ipv4+8 && b[inner+protocol] == unix.IPPROTO_ICMP
 }
 
 func (w *world) byID(id netns.ID) *netns.Handle {
@@ -532,8 +534,3 @@ func (w *world) report(round int, snap *tables.Snapshot, s send, legs []forward.
 	}
 	w.t.Error(b.String())
 }
-
-var (
-	_ = context.Background
-	_ = net.IPv4
-)
