@@ -186,7 +186,7 @@ func (h *host) lookupTable(table uint32, q query, rule *tables.Rule) (got []answ
 				continue
 			}
 			got, done, throw := h.tryRoute(r, q, rule)
-			if throw || done && suppressed(rule, r) {
+			if throw || done && got[0].reason == "" && suppressed(rule, r) {
 				return nil, false
 			}
 			if done {
