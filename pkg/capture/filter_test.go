@@ -98,7 +98,7 @@ func vxlan(t testing.TB, port uint16, inner stack, outer ...gopacket.Serializabl
 
 // icmpError is an ICMP error from src about the packet (without its link header), cut as routers may.
 func icmpError(t testing.TB, src, dst netip.Addr, typ uint8, about stack, quote int) stack {
-	b := stack(about[1:]).bytes(t)
+	b := about[1:].bytes(t)
 	return stack{
 		eth(layers.EthernetTypeIPv4), ip4(src, dst, layers.IPProtocolICMPv4),
 		&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(typ, 1)}, gopacket.Payload(b[:min(len(b), quote)]),
@@ -106,7 +106,7 @@ func icmpError(t testing.TB, src, dst netip.Addr, typ uint8, about stack, quote 
 }
 
 func icmpError6(t testing.TB, src, dst netip.Addr, typ byte, about stack) stack {
-	b := stack(about[1:]).bytes(t)
+	b := about[1:].bytes(t)
 	return stack{
 		eth(layers.EthernetTypeIPv6), ip6(src, dst, layers.IPProtocolICMPv6),
 		raw(typ, 0, 0, 0, 0, 0, 0, 0), gopacket.Payload(b),

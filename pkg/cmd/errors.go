@@ -45,8 +45,7 @@ func (s statusError) Error() string { return fmt.Sprintf("exit status %d", int(s
 
 // fail prints an error as one line, and its hints as one line each.
 func (s *Streams) fail(err error) int {
-	var status statusError
-	if errors.As(err, &status) {
+	if status, ok := errors.AsType[statusError](err); ok {
 		return int(status)
 	}
 	msg := report.Clean(oneLine(err.Error()))

@@ -92,6 +92,7 @@ func (b *builder) choose(known []*journey, i int, k Key) []*journey {
 			take(j)
 		case fitMaybe:
 			maybe = append(maybe, j)
+		default:
 		}
 	}
 	for _, j := range maybe {

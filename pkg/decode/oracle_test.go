@@ -190,7 +190,7 @@ func TestOraclePackets(t *testing.T) {
 // isPlain reports whether the first IP header of tshark's stack follows straight on the Ethernet
 // header and its tags: what is behind PPPoE, MPLS, MACsec or LLC is not this decoder's.
 func isPlain(protocols string) bool {
-	for _, p := range strings.Split(protocols, ":") {
+	for p := range strings.SplitSeq(protocols, ":") {
 		switch p {
 		case "ip", "ipv6":
 			return true

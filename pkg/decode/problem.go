@@ -80,6 +80,7 @@ func (p Problem) Unwrap() error {
 		return ErrTruncated
 	case Malformed:
 		return ErrMalformed
+	default:
+		return nil
 	}
-	return nil
 }

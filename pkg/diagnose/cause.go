@@ -268,11 +268,11 @@ func (c *leg) nameDrop(d *forward.Drop, f *Finding) (cause, summary string) {
 	case forward.ReasonNoFDB:
 		return "fdb-missing", say("no FDB entry for %s", s.MAC)
 	case forward.ReasonNeigh:
-		return c.nameNoNeigh(d, f)
+		return c.nameNoNeigh(d)
 	case forward.ReasonOtherHost:
-		return c.nameOtherHost(d, f)
+		return c.nameOtherHost(d)
 	case forward.ReasonNetfilter:
-		return c.nameNetfilter(d, f)
+		return c.nameNetfilter(d)
 	case forward.ReasonNoSocket:
 		return c.nameNoSocket(d, f)
 	case forward.ReasonNoVNI:
@@ -330,7 +330,7 @@ func (c *leg) lastInterface() string {
 	return ""
 }
 
-func (c *leg) nameNoNeigh(d *forward.Drop, f *Finding) (cause, summary string) {
+func (c *leg) nameNoNeigh(d *forward.Drop) (cause, summary string) {
 	s := &d.Step
 	summary = fmt.Sprintf("%s %s: %s", d.Node, d.Interface, s.Note)
 	dev := c.link(s)
@@ -344,7 +344,7 @@ func (c *leg) nameNoNeigh(d *forward.Drop, f *Finding) (cause, summary string) {
 	}
 }
 
-func (c *leg) nameOtherHost(d *forward.Drop, f *Finding) (cause, summary string) {
+func (c *leg) nameOtherHost(d *forward.Drop) (cause, summary string) {
 	dev := c.link(&d.Step)
 	summary = fmt.Sprintf("%s %s: %s", d.Node, d.Interface, d.Step.Note)
 	if dev != nil && dev.Kind == "vxlan" {
@@ -386,7 +386,7 @@ func (c *leg) nameLinkDown(d *forward.Drop) string {
 }
 
 // nameNetfilter gives a drop by a rule or a policy its name: by the hook, and by what was dropped.
-func (c *leg) nameNetfilter(d *forward.Drop, _ *Finding) (cause, summary string) {
+func (c *leg) nameNetfilter(d *forward.Drop) (cause, summary string) {
 	s := &d.Step
 	summary = fmt.Sprintf("%s: netfilter drops it: %s", d.Node, s.Entry)
 	if s.Rule == nil {

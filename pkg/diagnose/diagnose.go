@@ -279,9 +279,7 @@ func (c *leg) explainLoss(f *Finding, last, next *verify.Hop) {
 		f.Summary = fmt.Sprintf("lost between the nodes: %s %s sends it, %s %s does not receive it", last.Node, last.Interface, next.Node, next.Interface)
 		f.Remedy = c.remedy(f.Cause, nil, nil)
 	}
-	for _, n := range c.Forward.Notes {
-		f.Evidence = append(f.Evidence, n)
-	}
+	f.Evidence = append(f.Evidence, c.Forward.Notes...)
 }
 
 // dedup joins findings that name the same cause at the same place: the first keeps its place, unless the

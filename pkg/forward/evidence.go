@@ -19,7 +19,7 @@ func (h *host) cmd(format string, args ...any) string {
 }
 
 // routeStep shows the answer to a route question. in is the input device, "" for local origin.
-func (h *host) routeStep(a answer, q query, in string, m *Model) Step {
+func (h *host) routeStep(a answer, q query, in string) Step {
 	s := Step{Kind: StepRoute, Netns: h.ID, Node: h.Node, Target: q.dst, Command: h.routeGet(q, in)}
 	if a.route == nil {
 		if a.rule != nil {
@@ -125,7 +125,7 @@ func slashed(name string, l *tables.Link) string {
 }
 
 // rpStep shows the reverse path filter's setting and the route that it went by.
-func (h *host) rpStep(l *tables.Link, mode int, as []answer, q query, m *Model) Step {
+func (h *host) rpStep(l *tables.Link, mode int, as []answer, q query) Step {
 	all, _ := h.conf("rp_filter", "all", false)
 	own, _ := h.conf("rp_filter", l.Name, false)
 	word := "strict"
@@ -133,7 +133,7 @@ func (h *host) rpStep(l *tables.Link, mode int, as []answer, q query, m *Model) 
 		word = "loose"
 	}
 	s := h.sysctlStep(confName("rp_filter", l.Name, false), l, "")
-	back := h.routeStep(as[0], q, "", m)
+	back := h.routeStep(as[0], q, "")
 	s.Route, s.Target = back.Route, q.dst
 	way := "there is no route back"
 	if as[0].reason == "" {

@@ -20,7 +20,7 @@ func (w *walk) sendVia(h *host, p *packet, oif string) {
 	for i, a := range w.each(h.routes(q)) {
 		b, pb := w.branch(i, a), p.clone()
 		if a.reason != "" {
-			b.drop(a.reason, h, nil, h.routeStep(a, q, "", b.m))
+			b.drop(a.reason, h, nil, h.routeStep(a, q, ""))
 			continue
 		}
 		if !pb.Src.IsValid() {
@@ -31,7 +31,7 @@ func (w *walk) sendVia(h *host, p *packet, oif string) {
 			b.drop(ReasonNoProtocol, h, h.link(a.hop.Index), Step{Kind: StepLink, Note: "no address to send from"})
 			continue
 		}
-		b.step(h.routeStep(a, q, "", b.m))
+		b.step(h.routeStep(a, q, ""))
 		b.localOut(h, pb, a)
 	}
 }
@@ -139,10 +139,10 @@ func (w *walk) localOut(h *host, p *packet, a answer) {
 		for i, a := range w.each(h.routes(q)) {
 			b, pb := w.branch(i, a), p.clone()
 			if a.reason != "" {
-				b.drop(a.reason, h, nil, h.routeStep(a, q, "", b.m))
+				b.drop(a.reason, h, nil, h.routeStep(a, q, ""))
 				continue
 			}
-			b.step(h.routeStep(a, q, "", b.m))
+			b.step(h.routeStep(a, q, ""))
 			b.routed(h, pb, a)
 		}
 	})
@@ -230,7 +230,7 @@ func (w *walk) routeIn(h *host, l *tables.Link, p *packet) {
 		if w.sourceInvalid(h, l, p, loopback) {
 			return
 		}
-		w.step(h.routeStep(as[0], q, l.Name, w.m))
+		w.step(h.routeStep(as[0], q, l.Name))
 		w.localIn(h, p)
 		return
 	}
@@ -253,7 +253,7 @@ func (w *walk) routeIn6(h *host, l *tables.Link, p *packet) {
 	q := p.query(h.inputName(l), "")
 	as := h.routes(q)
 	if len(as) > 0 && as[0].reason == "" && (as[0].route.Type == tables.RouteLocal || as[0].route.Type == tables.RouteAnycast) {
-		w.step(h.routeStep(as[0], q, l.Name, w.m))
+		w.step(h.routeStep(as[0], q, l.Name))
 		w.localIn(h, p)
 		return
 	}
@@ -270,13 +270,13 @@ func (w *walk) forwardTo(h *host, l *tables.Link, p *packet, q query, as []answe
 	for i, a := range w.each(as) {
 		b, pb := w.branch(i, a), p.clone()
 		if a.reason != "" {
-			b.drop(a.reason, h, l, h.routeStep(a, q, l.Name, b.m))
+			b.drop(a.reason, h, l, h.routeStep(a, q, l.Name))
 			continue
 		}
 		if b.sourceInvalid(h, l, pb, h.linkName(a.hop.Index)) {
 			continue
 		}
-		b.step(h.routeStep(a, q, l.Name, b.m))
+		b.step(h.routeStep(a, q, l.Name))
 		b.ipForward(h, l, pb, a)
 	}
 }
@@ -353,7 +353,7 @@ func (w *walk) rpFilter(h *host, l *tables.Link, p *packet, oif string, mode int
 		q.mark = p.mark
 	}
 	as := h.routes(q)
-	step := h.rpStep(l, mode, as, q, w.m)
+	step := h.rpStep(l, mode, as, q)
 	if as[0].reason != "" {
 		w.drop(ReasonRPFilter, h, l, step)
 		return true

@@ -113,7 +113,7 @@ func (w *walk) bypass(h *host, dev *tables.Link, o *packet, oif string) bool {
 	if as[0].reason != "" || as[0].route.Type != tables.RouteLocal || !dev.VXLAN.LocalBypass {
 		return false
 	}
-	w.step(h.routeStep(as[0], o.query(loopback, oif), "", w.m))
+	w.step(h.routeStep(as[0], o.query(loopback, oif), ""))
 	for i := range h.Links {
 		l := &h.Links[i]
 		if l.VXLAN != nil && l.VXLAN.VNI == o.vni && l.VXLAN.Port == o.DstPort && l.Up {

@@ -33,6 +33,8 @@ func TestMain(m *testing.M) {
 		exitOn(Up(context.Background(), Options{Server: []string{os.Args[0]}}))
 	case os.Getenv(envDown) != "":
 		exitOn(Down(context.Background(), Options{}))
+	case os.Getenv(envCommand) != "":
+		os.Exit(command())
 	}
 	os.Exit(m.Run())
 }

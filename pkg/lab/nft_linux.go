@@ -89,7 +89,7 @@ func nftablesChain(table *nftables.Table, c nftChain) *nftables.Chain {
 		policy = nftables.ChainPolicyDrop
 	}
 	chain.Type, chain.Policy = nftables.ChainType(c.typ), &policy
-	chain.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(c.priority)) //nolint:gosec // small constants
+	chain.Priority = new(nftables.ChainPriority(c.priority)) //nolint:gosec // small constants
 	chain.Hooknum = map[string]*nftables.ChainHook{
 		"prerouting": nftables.ChainHookPrerouting, "input": nftables.ChainHookInput, "forward": nftables.ChainHookForward,
 		"output": nftables.ChainHookOutput, "postrouting": nftables.ChainHookPostrouting,

@@ -121,7 +121,7 @@ func awaitReady(ctx context.Context, f *os.File) error {
 // a process of its own; it is of no use otherwise.
 func Serve(ctx context.Context, o Options) error {
 	o = o.withDefaults()
-	if os.Getenv(envServer) == "resident" {
+	if os.Getenv(envServer) == residentServer {
 		return reside(ctx)
 	}
 	ready := io.WriteCloser(nopCloser{io.Discard})

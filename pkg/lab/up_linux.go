@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/podtrace/podtrace/pkg/netns"
@@ -135,6 +136,9 @@ func ignoreNotExist(err error) error {
 // left half-made. Where there is no lab it does nothing.
 func Down(ctx context.Context, o Options) error {
 	o = o.withDefaults()
+	if nothingThere(o) {
+		return nil // and nothing is made, not even a lock: whoever has no lab needs no root for this
+	}
 	l, err := lock(ctx, o)
 	if err != nil {
 		return err
@@ -148,6 +152,14 @@ func Down(ctx context.Context, o Options) error {
 		return fmt.Errorf("take the lab down: %w", err)
 	}
 	return removeState(o)
+}
+
+// nothingThere reports whether not even remains of a lab can be found.
+func nothingThere(o Options) bool {
+	if _, err := os.Lstat(o.StateDir); !errors.Is(err, os.ErrNotExist) {
+		return false
+	}
+	return !slices.ContainsFunc(namespaces(o), func(ns Namespace) bool { return ns.Present })
 }
 
 // Running reports whether the lab is up.

@@ -42,8 +42,6 @@ type Entry struct {
 	known bool
 }
 
-func (e Entry) translated() bool { return e.Reply != e.Orig.reversed() }
-
 // String gives the entry as conntrack -L would, without its timers.
 func (e Entry) String() string {
 	return fmt.Sprintf("conntrack %s %s %s", protoName(e.Orig.Proto), e.Orig, e.Reply)
@@ -157,6 +155,7 @@ func (c *Chain) asksCT() bool {
 			switch e.Op {
 			case OpCT, OpNAT, OpState, OpConnmark, OpNotrack:
 				return true
+			default:
 			}
 		}
 	}

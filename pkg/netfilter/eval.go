@@ -71,6 +71,7 @@ func (r *run) eval(e *Expr) (*Jump, bool) {
 		}
 	case OpUnknown:
 		return nil, r.doubt()
+	default:
 	}
 	return nil, r.matches(e)
 }
@@ -553,15 +554,7 @@ func (r *run) applyNAT(n *NAT) bool {
 		}
 		port(&t.SrcPort)
 	case "redirect":
-		a, ok := netip.Addr{}, false
-		if r.hook == HookOutput {
-			a, ok = netip.AddrFrom4([4]byte{127, 0, 0, 1}), true
-			if r.p.Dst.Is6() {
-				a = netip.IPv6Loopback()
-			}
-		} else {
-			a, ok = r.env.PrimaryAddr(r.p.In, r.p.Dst.Is6())
-		}
+		a, ok := r.redirectAddr()
 		if !ok {
 			return false
 		}
@@ -581,6 +574,18 @@ func (r *run) applyNAT(n *NAT) bool {
 		port(&t.DstPort)
 	}
 	return true
+}
+
+// redirectAddr is where REDIRECT sends: loopback for packets of local origin, else the input device.
+func (r *run) redirectAddr() (netip.Addr, bool) {
+	switch {
+	case r.hook != HookOutput:
+		return r.env.PrimaryAddr(r.p.In, r.p.Dst.Is6())
+	case r.p.Dst.Is6():
+		return netip.IPv6Loopback(), true
+	default:
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1}), true
+	}
 }
 
 func (r *run) setMark(e *Expr) {

@@ -2,7 +2,6 @@ package netfilter
 
 import (
 	"bytes"
-	"encoding/binary"
 	"net/netip"
 )
 
@@ -49,8 +48,9 @@ func (r *run) matchesXT(e *Expr) bool {
 		dev := r.env.ReverseDevice(p.Src, 0)
 		ok := dev == p.In || e.Flags&1 != 0 && dev != "" // loose
 		return ok != e.Invert
+	default:
+		return r.doubt()
 	}
-	return r.doubt()
 }
 
 // tuple is ip_packet_match of net/ipv4/netfilter/ip_tables.c.
@@ -169,5 +169,3 @@ func (r *run) ttl(e *Expr) bool {
 	}
 	return r.doubt()
 }
-
-func le32(b []byte) uint32 { return binary.NativeEndian.Uint32(b) }

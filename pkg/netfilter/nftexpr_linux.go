@@ -108,7 +108,7 @@ func decodeExpr(name string, b []byte, fam Family) (Expr, error) {
 			Op: OpPayload, Dreg: a.u32(unix.NFTA_PAYLOAD_DREG), Base: a.u32(unix.NFTA_PAYLOAD_BASE),
 			Offset: a.u32(unix.NFTA_PAYLOAD_OFFSET), Len: a.u32(unix.NFTA_PAYLOAD_LEN),
 		}
-		e.Text = payloadText(e, fam)
+		e.Text = payloadText(e)
 		return e, nil
 	case "cmp":
 		v, _ := dataOf(a[unix.NFTA_CMP_DATA])
@@ -210,7 +210,7 @@ func decodeAction(name string, a attrs, fam Family) (Expr, error) {
 }
 
 // payloadText names the header field that is read.
-func payloadText(e Expr, fam Family) string {
+func payloadText(e Expr) string {
 	names := map[[3]uint32]string{
 		{baseNetwork, 12, 4}: "ip saddr", {baseNetwork, 16, 4}: "ip daddr", {baseNetwork, 9, 1}: "ip protocol",
 		{baseNetwork, 8, 1}: "ip ttl", {baseNetwork, 8, 16}: "ip6 saddr", {baseNetwork, 24, 16}: "ip6 daddr",

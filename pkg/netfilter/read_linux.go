@@ -65,7 +65,7 @@ func (r *Ruleset) readLegacy(h *netns.Handle, fam Family, names string) {
 		if err != nil {
 			return os.NewSyscallError("socket", err)
 		}
-		defer unix.Close(fd) //nolint:errcheck // nothing was written
+		defer unix.Close(fd)
 		for _, name := range tables {
 			t, err := readLegacyTable(fd, level, fam, name)
 			if err != nil {

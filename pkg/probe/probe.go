@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -111,12 +112,9 @@ type Result struct {
 
 // addError adds a text that is not there yet.
 func (r *Result) addError(text string) {
-	for _, have := range r.Errors {
-		if have == text {
-			return
-		}
+	if !slices.Contains(r.Errors, text) {
+		r.Errors = append(r.Errors, text)
 	}
-	r.Errors = append(r.Errors, text)
 }
 
 // fillPayload writes marker, number and a pattern that shows cut or shifted bytes.

@@ -166,7 +166,7 @@ func observedHeaders(f *decode.Frame) *report.Headers {
 	if !f.HasVXLAN {
 		return out
 	}
-	o := &report.Outer{VNI: uint32(f.VXLAN.VNI), TTL: f.Outer.TTL, SrcPort: f.Outer.SrcPort, DstPort: f.Outer.DstPort}
+	o := &report.Outer{VNI: f.VXLAN.VNI, TTL: f.Outer.TTL, SrcPort: f.Outer.SrcPort, DstPort: f.Outer.DstPort}
 	o.EthSrc, o.EthDst, o.IPSrc, o.IPDst = observedAddrs(&f.Outer)
 	out.Outer = o
 	return out

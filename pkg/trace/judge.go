@@ -111,12 +111,12 @@ func Judge(c *Case) *report.Report {
 
 func intent(c *Case, m *forward.Model) *verify.Intent {
 	return &verify.Intent{
-		Src: end(c.Source, c.From, c.Flow.Src), Dst: end(c.Destination, c.To, c.Flow.Dst),
+		Src: end(c.From, c.Flow.Src), Dst: end(c.To, c.Flow.Dst),
 		Nodes: c.Inventory.Nodes, Snapshot: c.Snapshot, Model: m,
 	}
 }
 
-func end(e inventory.Endpoint, l resolve.Location, ip netip.Addr) verify.End {
+func end(l resolve.Location, ip netip.Addr) verify.End {
 	return verify.End{
 		IP: ip, Node: l.Node, Netns: l.PodNetns, Host: l.HostNetns, Pod: l.VethIndex != 0,
 		Interface: l.Ifindex, Veth: l.VethIndex, Bridge: l.BridgeIndex,

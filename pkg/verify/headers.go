@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/podtrace/podtrace/pkg/decode"
@@ -40,10 +41,8 @@ func (h *Hop) headerChecks(shift int) []Check {
 // stepFor finds the entry that decided a field, the latest one before this hop.
 func (h *Hop) stepFor(name string) *forward.Step {
 	for i := len(h.Steps) - 1; i >= 0; i-- {
-		for _, f := range h.Steps[i].Fields {
-			if f == name {
-				return &h.Steps[i]
-			}
+		if slices.Contains(h.Steps[i].Fields, name) {
+			return &h.Steps[i]
 		}
 	}
 	return nil

@@ -9,7 +9,6 @@ import (
 	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/inventory"
-	"github.com/podtrace/podtrace/pkg/netns"
 	"github.com/podtrace/podtrace/pkg/tables"
 )
 
@@ -17,8 +16,8 @@ import (
 type End struct {
 	IP    netip.Addr
 	Node  string
-	Netns netns.ID // the pod's; a node's own for a host-network endpoint
-	Host  netns.ID // of the node
+	Netns tables.NetnsID // the pod's; a node's own for a host-network endpoint
+	Host  tables.NetnsID // of the node
 	// Pod is set when the end lives behind a veth: the interface inside, and the node's side of it.
 	Pod       bool
 	Interface tables.Ifindex
@@ -44,7 +43,7 @@ func (in *Intent) reversed() *Intent {
 }
 
 // stepChecks holds each entry that the walk used against what it was meant to be.
-func (in *Intent) stepChecks(l forward.Leg, steps []forward.Step) []Check {
+func (in *Intent) stepChecks(steps []forward.Step) []Check {
 	if in == nil {
 		return nil
 	}
@@ -423,7 +422,7 @@ func (in *Intent) macOwner(m ether.MAC) string {
 	return ""
 }
 
-func (in *Intent) nsName(id netns.ID) string {
+func (in *Intent) nsName(id tables.NetnsID) string {
 	ns := in.Snapshot.ByID(id)
 	switch {
 	case ns == nil:
@@ -435,7 +434,7 @@ func (in *Intent) nsName(id netns.ID) string {
 	}
 }
 
-func (in *Intent) linkName(id netns.ID, i tables.Ifindex) string {
+func (in *Intent) linkName(id tables.NetnsID, i tables.Ifindex) string {
 	if ns := in.Snapshot.ByID(id); ns != nil {
 		if l := ns.Link(i); l != nil {
 			return l.Name

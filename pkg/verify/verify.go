@@ -12,7 +12,6 @@ import (
 	"github.com/podtrace/podtrace/pkg/correlate"
 	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/forward"
-	"github.com/podtrace/podtrace/pkg/netns"
 	"github.com/podtrace/podtrace/pkg/tables"
 )
 
@@ -92,7 +91,7 @@ type Stray struct {
 // Tap is one capture point as it turned out.
 type Tap struct {
 	Point   int
-	Netns   netns.ID
+	Netns   tables.NetnsID
 	Ifindex tables.Ifindex
 	Node    string
 	Name    string // interface
@@ -153,11 +152,11 @@ func verifyLeg(name string, in Input, alternatives []forward.Leg, js []correlate
 	shift := ttlShift(leg.Forward, js, taps)
 	for i := range leg.Forward.Hops {
 		h := Hop{Hop: leg.Forward.Hops[i], Expected: true}
-		h.Checks = append(h.Checks, intent.stepChecks(leg.Forward, h.Steps)...)
+		h.Checks = append(h.Checks, intent.stepChecks(h.Steps)...)
 		h.observe(js, taps, used, shift)
 		leg.Hops = append(leg.Hops, h)
 	}
-	leg.Tail = append(leg.Tail, intent.stepChecks(leg.Forward, leg.Forward.Tail)...)
+	leg.Tail = append(leg.Tail, intent.stepChecks(leg.Forward.Tail)...)
 	leg.Tail = append(leg.Tail, intent.endChecks(leg.Forward)...)
 	leg.settle(in.Wire != nil, taps)
 	leg.Strays = strays(js, used)
@@ -168,7 +167,7 @@ func verifyLeg(name string, in Input, alternatives []forward.Leg, js []correlate
 type tapIndex map[tapKey]Tap
 
 type tapKey struct {
-	ns  netns.ID
+	ns  tables.NetnsID
 	dev tables.Ifindex
 }
 
