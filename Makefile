@@ -6,6 +6,7 @@ LDFLAGS := -s -w -X github.com/podtrace/podtrace/pkg/cmd.version=$(VERSION)
 LINT := $(GO) tool -modfile=tools/go.mod golangci-lint
 FUZZTIME ?= 5s
 BENCH ?= .
+CHAOS ?= 5
 export GOFLAGS += -buildvcs=false
 
 .DEFAULT_GOAL := help
@@ -50,6 +51,10 @@ fuzz: ## each fuzz target for FUZZTIME (5s)
 .PHONY: bench
 bench: ## benchmarks that match BENCH (all)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+.PHONY: chaos
+chaos: ## the model against the kernel with new random cases (CHAOS times)
+	$(GO) test ./pkg/forward -run AgainstKernel -v -seed=0 -pathseed=0 -count=$(CHAOS) -timeout 60m
 
 .PHONY: cover
 cover: ## test coverage, as cover.out and a summary

@@ -94,16 +94,16 @@ func change(ctx context.Context, o Options, mend bool, edit func([]Broken) []Bro
 	return nil
 }
 
-// apply reconciles the plans of todo, of all plans, and makes the kernel forget what it had learnt
-// before.
-func apply(ctx context.Context, spaces spaces, todo, all plans) error {
-	if err := reconcile(ctx, spaces, todo); err != nil {
+// apply reconciles the plans of todo, which are among ps, and makes the kernel forget what it had
+// learnt before.
+func apply(ctx context.Context, all spaces, todo, ps plans) error {
+	if err := reconcile(ctx, all, todo); err != nil {
 		return err
 	}
-	if err := settle(ctx, spaces, all); err != nil {
+	if err := settle(ctx, all, ps); err != nil {
 		return err
 	}
-	for _, s := range spaces {
+	for _, s := range all {
 		if err := s.forget(); err != nil {
 			return err
 		}

@@ -97,7 +97,7 @@ func (r *resident) serve() error {
 			return err
 		}
 		wg.Go(func() {
-			defer conn.Close()
+			defer conn.Close() //nolint:errcheck // the talk is over
 			r.handle(conn)
 		})
 	}

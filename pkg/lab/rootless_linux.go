@@ -42,7 +42,7 @@ func Enter(ctx context.Context, argv []string, create bool, stdio Stdio) (handle
 	if err != nil {
 		return true, 0, err
 	}
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // the talk is over
 	if stdio.Err != nil {
 		_, _ = fmt.Fprintln(stdio.Err, "podtrace: running inside the user namespace of the lab")
 	}

@@ -49,7 +49,7 @@ const nobody = 65534
 
 // user is a user without rights with a folder of its own.
 type user struct {
-	binary, runtimeDir string
+	binary, runtimeDir, stateDir string
 }
 
 func newUser(t *testing.T) user {
@@ -62,7 +62,10 @@ func newUser(t *testing.T) user {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	u := user{binary: filepath.Join(dir, "podtrace"), runtimeDir: filepath.Join(dir, "run")}
+	u := user{
+		binary: filepath.Join(dir, "podtrace"), runtimeDir: filepath.Join(dir, "run"),
+		stateDir: filepath.Join("/run", filepath.Base(dir), "lab"), // on the tmpfs that only the user's processes see
+	}
 	self, err := os.ReadFile(os.Args[0])
 	err = errors.Join(err, os.Chmod(dir, 0o755), os.WriteFile(u.binary, self, 0o755), //nolint:gosec // others must run it
 		os.Mkdir(u.runtimeDir, 0o700), os.Chown(u.runtimeDir, nobody, nobody))
@@ -84,7 +87,8 @@ func newUser(t *testing.T) user {
 func (u user) cmd(argv ...string) *exec.Cmd {
 	cmd := exec.Command(u.binary)
 	cmd.Args = append([]string{"podtrace", "lab"}, argv...)
-	cmd.Env = append(os.Environ(), envCommand+"=1", "XDG_RUNTIME_DIR="+u.runtimeDir)
+	cmd.Env = append(os.Environ(), envCommand+"=1", "XDG_RUNTIME_DIR="+u.runtimeDir, EnvStateDir+"="+u.stateDir, EnvPrefix+"=podtrace-tu-",
+		"GORACE=atexit_sleep_ms=0") // the race detector sleeps a second at the end of every process
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	return cmd
@@ -115,7 +119,7 @@ func (u user) processes() (list []string) {
 	return list
 }
 
-// requireUserNamespaces skips the test where the kernel forbids them, and fails it in CI.
+// up brings the user's lab up. It skips the test where the kernel forbids them, and fails it in CI.
 func (u user) up(t *testing.T) {
 	t.Helper()
 	_, errs, status := u.run(t, nil, "up")
@@ -141,7 +145,7 @@ func TestRootless(t *testing.T) {
 	}
 	u.up(t)
 	out, errs, status := u.run(t, nil, "exec", "coffee-1", "sh", "-c", "ping -c1 -W2 10.244.2.40 && id -u && ls /run/netns")
-	if status != 0 || !strings.Contains(out, "\n0\n") || !strings.Contains(out, "podtrace-switch") {
+	if status != 0 || !strings.Contains(out, "\n0\n") || !strings.Contains(out, "podtrace-tu-switch") {
 		t.Errorf("exec: status %d\n%s%s", status, out, errs)
 	}
 	if out, _, status = u.run(t, strings.NewReader("hello"), "exec", "node1", "sh", "-c", "cat; exit 9"); out != "hello" || status != 9 {
@@ -150,7 +154,7 @@ func TestRootless(t *testing.T) {
 	if _, errs, status = u.run(t, nil, "exec", "node9", "true"); status != 2 || !strings.Contains(errs, "no such node") {
 		t.Errorf("exec in node9: status %d, %q", status, errs)
 	}
-	if _, err := os.Stat(DefaultStateDir); err == nil && !rootLab() {
+	if _, err := os.Stat(u.stateDir); err == nil {
 		t.Error("the lab of a user is on the host's /run")
 	}
 	if _, errs, status = u.run(t, nil, "down"); status != 0 {
@@ -166,9 +170,6 @@ func TestRootless(t *testing.T) {
 		t.Errorf("second down: status %d, %q", status, errs)
 	}
 }
-
-// rootLab reports whether root has a lab up, which is none of a test's business.
-func rootLab() bool { return Running(Options{}) }
 
 func TestRootlessSignal(t *testing.T) {
 	u := newUser(t)

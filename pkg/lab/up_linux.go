@@ -30,12 +30,12 @@ func Up(ctx context.Context, o Options) error {
 	if len(problems(o, r)) == 0 {
 		return nil
 	}
-	if err := clear(o, r); err != nil {
+	if err := demolish(o, r); err != nil {
 		return fmt.Errorf("clear what is left of an earlier lab: %w", err)
 	}
 	if err := build(ctx, o, l); err != nil {
 		r, _ = readRecord(o)
-		return errors.Join(fmt.Errorf("build the lab: %w", err), clear(o, r), removeState(o))
+		return errors.Join(fmt.Errorf("build the lab: %w", err), demolish(o, r), removeState(o))
 	}
 	return nil
 }
@@ -107,9 +107,9 @@ func build(ctx context.Context, o Options, lockFile *os.File) error {
 	return writeRecord(o, r)
 }
 
-// clear removes the server, the namespaces and the inventory, whatever of them there is, but not
+// demolish removes the server, the namespaces and the inventory, whatever of them there is, but not
 // the state directory with the lock in it.
-func clear(o Options, r record) error {
+func demolish(o Options, r record) error {
 	// First of all: from here on the lab is not complete.
 	r.Complete, r.Broken = false, nil
 	errs := []error{writeRecord(o, r), r.Server.end(patience)}
@@ -148,7 +148,7 @@ func Down(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if err := clear(o, r); err != nil {
+	if err := demolish(o, r); err != nil {
 		return fmt.Errorf("take the lab down: %w", err)
 	}
 	return removeState(o)
