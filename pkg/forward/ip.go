@@ -353,29 +353,39 @@ func (w *walk) rpFilter(h *host, l *tables.Link, p *packet, oif string, mode int
 		q.mark = p.mark
 	}
 	as := h.routes(q)
+	why := h.reverse(l, as, mode)
+	if why == "" {
+		return false
+	}
 	step := h.rpStep(l, mode, as, q)
+	if why == ReasonLocalSource {
+		step.Note = fmt.Sprintf("source %s is an address of this host", p.Src)
+	}
+	w.drop(why, h, l, step)
+	return true
+}
+
+// reverse is __fib_validate_source for the answers to the question how the source would be reached: ""
+// when the source may come in by the device.
+func (h *host) reverse(l *tables.Link, as []answer, mode int) Reason {
 	if as[0].reason != "" {
-		w.drop(ReasonRPFilter, h, l, step)
-		return true
+		return ReasonRPFilter
 	}
 	if as[0].route.Type != tables.RouteUnicast {
 		if as[0].route.Type == tables.RouteLocal && h.confMax("accept_local", l.Name, false) != 0 {
-			return false
+			return ""
 		}
-		step.Note = fmt.Sprintf("source %s is an address of this host", p.Src)
-		w.drop(ReasonLocalSource, h, l, step)
-		return true
+		return ReasonLocalSource
 	}
 	for _, nh := range as[0].route.NextHops {
 		if h.inputName(h.linkOr(nh.Index, l)) == h.inputName(l) {
-			return false
+			return ""
 		}
 	}
 	if mode == 1 {
-		w.drop(ReasonRPFilter, h, l, step)
-		return true
+		return ReasonRPFilter
 	}
-	return false
+	return ""
 }
 
 func (h *host) linkOr(i tables.Ifindex, other *tables.Link) *tables.Link {

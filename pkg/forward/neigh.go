@@ -116,9 +116,10 @@ type station struct {
 // answer for that address.
 func (m *Model) whoHas(h *host, out *tables.Link, ip netip.Addr) neighAnswer {
 	var ans neighAnswer
+	asker := h.addrOn(out.Index, ip, ip.Is6())
 	seen := make(map[*tables.Link]bool)
 	ans.outside = m.flood(h, out, seen, func(s station) {
-		if ans.found || !s.answersFor(ip) {
+		if ans.found || !s.answersFor(ip, asker) {
 			return
 		}
 		ans.found, ans.mac = true, s.l.MAC
@@ -128,7 +129,10 @@ func (m *Model) whoHas(h *host, out *tables.Link, ip netip.Addr) neighAnswer {
 }
 
 // answersFor is arp_process for a request that arrives at this station.
-func (s station) answersFor(ip netip.Addr) bool {
+func (s station) answersFor(ip, asker netip.Addr) bool {
+	if ip.Is4() && !s.h.takesARP(s.l, ip, asker) {
+		return false
+	}
 	if s.h.hasAddr(ip) {
 		return ip.Is6() && s.h.onDevice(s.l, ip) || ip.Is4() && s.h.arpReplies(s.l, ip)
 	}
@@ -136,6 +140,16 @@ func (s station) answersFor(ip netip.Addr) bool {
 		return true
 	}
 	return ip.Is4() && s.h.proxyARP(s.l, ip)
+}
+
+// takesARP: arp_process routes the request like a packet from the asker, so the reverse path filter speaks
+// here too.
+func (h *host) takesARP(l *tables.Link, ip, asker netip.Addr) bool {
+	mode := h.confMax("rp_filter", l.Name, false)
+	if mode == 0 || !asker.IsValid() {
+		return true
+	}
+	return h.reverse(l, h.routes(query{dst: asker, src: ip, iif: loopback}), mode) == ""
 }
 
 func (h *host) onDevice(l *tables.Link, ip netip.Addr) bool {

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,11 +65,12 @@ func writeFile(path string, text []byte) error {
 // until the returned file is unlocked. It makes the state directory.
 func lock(ctx context.Context, o Options) (*os.File, error) {
 	for {
-		if err := os.MkdirAll(o.StateDir, 0o755); err != nil {
-			return nil, fmt.Errorf("state of the lab: %w", err)
+		var f *os.File
+		err := os.MkdirAll(o.StateDir, 0o755)
+		if err == nil {
+			f, err = os.OpenFile(o.lockPath(), os.O_RDWR|os.O_CREATE, 0o600)
 		}
-		f, err := os.OpenFile(o.lockPath(), os.O_RDWR|os.O_CREATE, 0o600)
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil {
 			continue // a Down has just removed the directory
 		}
 		if err != nil {
@@ -119,14 +119,31 @@ func isStill(f *os.File, path string) bool {
 	return errA == nil && errB == nil && os.SameFile(a, b)
 }
 
-// removeState removes the state directory and, of the default lab, the one above it.
+// removeState removes the state directory and, of the default lab, the one above it. The lock, which
+// the caller holds, goes last: from then on the directory may be another command's.
 func removeState(o Options) error {
-	if err := os.RemoveAll(o.StateDir); err != nil {
+	entries, err := os.ReadDir(o.StateDir)
+	if err != nil {
+		return ignoreNotExist(err)
+	}
+	for _, e := range entries {
+		if path := filepath.Join(o.StateDir, e.Name()); path != o.lockPath() {
+			if err := os.RemoveAll(path); err != nil {
+				return err
+			}
+		}
+	}
+	if err := ignoreNotExist(os.Remove(o.lockPath())); err != nil {
 		return err
 	}
+	dirs := []string{o.StateDir}
 	if parent := filepath.Dir(o.StateDir); parent == filepath.Dir(DefaultStateDir) {
-		if err := syscall.Rmdir(parent); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("remove %q: %w", parent, err)
+		dirs = append(dirs, parent)
+	}
+	for _, dir := range dirs {
+		err := unix.Rmdir(dir)
+		if err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("remove %q: %w", dir, err)
 		}
 	}
 	return nil
