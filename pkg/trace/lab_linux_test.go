@@ -192,3 +192,21 @@ func TestFaults(t *testing.T) {
 		})
 	}
 }
+
+// BenchmarkPath is the time from Enter to the verdict on a healthy path with the command's defaults, and
+// how much of it passes until the last tap is armed.
+func BenchmarkPath(b *testing.B) {
+	inv := up(b)
+	o := options(inv, "coffee-1", "coffee-2", "icmp")
+	o.Interval, o.Timeout = 50*time.Millisecond, time.Second
+	var armed time.Duration
+	for b.Loop() {
+		r, err := trace.Path(context.Background(), o)
+		if err != nil || r.Verdict.Status != report.Healthy {
+			b.Fatal(err, r.Verdict)
+		}
+		armed += time.Duration(r.Capture.ArmNanos)
+	}
+	b.ReportMetric(float64(armed.Milliseconds())/float64(b.N), "ms-armed/op")
+	b.ReportMetric(float64(b.Elapsed().Milliseconds())/float64(b.N), "ms-verdict/op")
+}
