@@ -389,7 +389,8 @@ func (in *Intent) node(name string) *inventory.Node {
 	return nil
 }
 
-// nodeOf names the node that holds an address: on an interface of its own, else by what it announced.
+// nodeOf names the node that holds an address: on an interface of its own, else by what it announced, else
+// by the subnet that it was given for its pods.
 func (in *Intent) nodeOf(ip netip.Addr) string {
 	if !ip.IsValid() {
 		return ""
@@ -401,6 +402,11 @@ func (in *Intent) nodeOf(ip netip.Addr) string {
 	}
 	for _, n := range in.Nodes {
 		if n.Flannel.PublicIP == ip || n.Flannel.PublicIPv6 == ip || slices.Contains(n.InternalIPs, ip) {
+			return n.Name
+		}
+	}
+	for _, n := range in.Nodes { // of a VTEP whose device is gone: flannel takes it from the node's own subnet
+		if slices.ContainsFunc(n.PodCIDRs, func(p netip.Prefix) bool { return p.Contains(ip) }) {
 			return n.Name
 		}
 	}
