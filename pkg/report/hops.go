@@ -122,7 +122,11 @@ func (p *printer) table(leg Leg, nodes map[string]string, d detail) *table {
 	var above *Hop // the last row that showed headers
 	for i := range leg.Hops {
 		h := &leg.Hops[i]
-		t.rows = append(t.rows, p.hop(h, before(h, above), nodes[h.Node], d)...)
+		shown := *h
+		if i > 0 && h.Note == leg.Hops[i-1].Note {
+			shown.Note = "" // said once for a run of hops
+		}
+		t.rows = append(t.rows, p.hop(&shown, before(h, above), nodes[h.Node], d)...)
 		if h.frame() != nil && h.State != StateMissing {
 			above = h
 		}
