@@ -66,13 +66,24 @@ func (w *walk) vethXmit(h *host, l *tables.Link, p *packet) {
 		w.drop(ReasonTooBig, ph, pl, ph.linkStep(pl, fmt.Sprintf("frame of %d bytes is longer than the MTU %d", p.length, pl.MTU)))
 		return
 	}
+	p.scrub(ph != h)
 	w.arrive(ph, pl, p)
+}
+
+// scrub is skb_scrub_packet (net/core/skbuff.c): what a packet leaves behind when it passes to another
+// device, and more so to another namespace.
+func (p *packet) scrub(otherNetns bool) {
+	p.conn, p.nfDone, p.physIn = noConn, false, nil
+	if otherNetns {
+		p.mark = 0
+	}
 }
 
 // underlay carries a frame between nodes. The fabric has no tables here: a frame whose MAC is a node's
 // own arrives there as it is, and any other is looked for by its IP destination, through routers that
 // change MACs and TTL.
 func (w *walk) underlay(h *host, l *tables.Link, p *packet) {
+	p.scrub(true)
 	if th, tl := w.m.byMAC(h, p); tl != nil {
 		w.arrive(th, tl, p)
 		return

@@ -126,8 +126,12 @@ func (s *session) read(ctx context.Context) error {
 	return nil
 }
 
-// sourceAddr is the source's address of the destination's family.
+// sourceAddr is the source's address of the destination's family. A node has several, and its kernel
+// chooses.
 func sourceAddr(e inventory.Endpoint, dst netip.Addr) netip.Addr {
+	if e.Kind == inventory.KindNode {
+		return netip.Addr{}
+	}
 	for _, a := range e.IPs {
 		if a.Is6() == dst.Is6() {
 			return a

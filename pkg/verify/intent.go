@@ -89,7 +89,7 @@ const (
 // interface.
 func (in *Intent) routeCheck(s *forward.Step) (Check, bool) {
 	ns := in.Snapshot.ByID(s.Netns)
-	if ns == nil || ns.Name != tables.HostName || s.Target != in.Dst.IP || in.Dst.Node == "" {
+	if ns == nil || ns.Name != tables.HostName || s.Target != in.Dst.IP || in.Dst.Node == "" || !in.Dst.Pod {
 		return Check{}, false
 	}
 	if ns.Node == in.Dst.Node {
