@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -78,6 +79,30 @@ func Veth(t testing.TB, a *netns.Handle, nameA string, b *netns.Handle, nameB st
 	})
 	Up(t, a, nameA)
 	Up(t, b, nameB)
+	carrier(t, a, nameA)
+	carrier(t, b, nameB)
+}
+
+// carrier waits until the kernel has noticed that an interface may send: until then its queue is one that
+// drops everything, and on a busy machine that lasts long enough to lose a first packet.
+func carrier(t testing.TB, h *netns.Handle, name string) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		up := false
+		Do(t, h, func(nl *netlink.Handle) error {
+			link, err := nl.LinkByName(name)
+			if err == nil {
+				up = link.Attrs().OperState == netlink.OperUp
+			}
+			return err
+		})
+		if up {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("interface %q has no carrier", name)
+		}
+	}
 }
 
 // Addr gives an interface an address ("10.0.0.1/24", "fd00::1/64"), usable at once: without
