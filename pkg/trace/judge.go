@@ -6,6 +6,7 @@ package trace
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/podtrace/podtrace/pkg/capture"
 	"github.com/podtrace/podtrace/pkg/correlate"
@@ -42,6 +43,23 @@ type Observed struct {
 	Points []Point
 	Frames []capture.Frame
 	ArmNs  int64
+	// End is when the taps were told to stop, in ns since the epoch; 0: not known.
+	End int64
+}
+
+// underWay is how long before the end of a capture a packet may have set out and still be on its way: some
+// taps see it and others are gone already. It is shorter than the quiet that the capture waits for, so a
+// packet that was lost is older.
+const underWay = 20 * time.Millisecond
+
+// settled leaves out the journeys that were under way when the capture ended: they prove nothing.
+func settled(js []correlate.Journey, end int64) []correlate.Journey {
+	if end == 0 {
+		return js
+	}
+	return slices.DeleteFunc(js, func(j correlate.Journey) bool {
+		return len(j.Sightings) > 0 && j.Sightings[0].Time > end-underWay.Nanoseconds()
+	})
 }
 
 // Point is one capture point and what became of it.
@@ -134,6 +152,8 @@ func wire(c *Case, p plan) *verify.Wire {
 		w.Taps = append(w.Taps, t)
 	}
 	w.Journeys = correlate.Journeys(correlateFlow(c, p), sightings(c, p))
+	w.Journeys.Request = settled(w.Journeys.Request, c.Observed.End)
+	w.Journeys.Reply = settled(w.Journeys.Reply, c.Observed.End)
 	return w
 }
 

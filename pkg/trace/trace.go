@@ -275,11 +275,12 @@ func (s *session) observe(ctx context.Context, pr *probe.Prober) error {
 	ses.Start()
 	s.send(ctx, pr)
 	quiesce(ctx, &last)
+	end := time.Now().UnixNano()
 	res := ses.Stop()
 	for i := range points {
 		points[i].Stats = res.Points[i]
 	}
-	s.c.Observed = &Observed{Points: points, Frames: res.Frames, ArmNs: ses.ArmDuration().Nanoseconds()}
+	s.c.Observed = &Observed{Points: points, Frames: res.Frames, ArmNs: ses.ArmDuration().Nanoseconds(), End: end}
 	return nil
 }
 
@@ -289,8 +290,10 @@ const (
 	quietMost = 300 * time.Millisecond
 )
 
-// quiesce waits until no frame has come for a while.
+// quiesce waits until no frame has come for a while, counted from now: what was sent last may not have been
+// read yet.
 func quiesce(ctx context.Context, last *atomic.Int64) {
+	last.Store(time.Now().UnixNano())
 	for end := time.Now().Add(quietMost); time.Now().Before(end) && ctx.Err() == nil; {
 		left := quiet - time.Since(time.Unix(0, last.Load()))
 		if left <= 0 {
