@@ -18,5 +18,10 @@ func (e *PermissionError) Error() string {
 	return e.Op + ": " + e.Err.Error() + " (needs " + e.Capability + ")"
 }
 
+// Hint says what to do next.
+func (e *PermissionError) Hint() string {
+	return "run podtrace as root, or give it " + e.Capability
+}
+
 // Unwrap gives the errno.
 func (e *PermissionError) Unwrap() error { return e.Err }
