@@ -42,7 +42,27 @@ func two(t *testing.T) (a, b *netns.Handle) {
 	nstest.Addr(t, b, "eth0", hostB.String()+"/24")
 	nstest.Addr(t, a, "eth0", v6A.String()+"/64")
 	nstest.Addr(t, b, "eth0", v6B.String()+"/64")
+	warm(t, a, hostB)
+	warm(t, a, v6B)
 	return a, b
+}
+
+// warm pings until the first answer: on a busy machine a new IPv6 interface joins its multicast groups so
+// late that the first neighbour solicitation is lost, and the next one comes a second after.
+func warm(t *testing.T, a *netns.Handle, dst netip.Addr) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		p, err := Prepare(a, Spec{Proto: ICMP}, netip.Addr{}, dst, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := p.Run(t.Context(), 1, 0, 1500*time.Millisecond)
+		_ = p.Close()
+		if r.Answered == 1 {
+			return
+		}
+	}
+	t.Fatalf("%s does not answer", dst)
 }
 
 func prepare(t *testing.T, h *netns.Handle, spec string, src, dst netip.Addr, opts Options) *Prober {
