@@ -68,11 +68,8 @@ func oneLine(s string) string {
 }
 
 // verdictStatus gives the status that ends a command that made a report.
-func verdictStatus(r *report.Report, interrupted, exitZero bool) error {
+func verdictStatus(r *report.Report, exitZero bool) error {
 	code := report.ExitCode(r.Verdict.Status)
-	if interrupted && code == report.ExitHealthy {
-		code = report.ExitInconclusive // cut short: what was not waited for may have failed
-	}
 	if code == report.ExitHealthy || exitZero {
 		return nil
 	}

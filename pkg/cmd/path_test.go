@@ -117,6 +117,10 @@ func TestFinish(t *testing.T) {
 			if got != tt.want || (out.Len() > 0) != tt.prints {
 				t.Errorf("status %d, want %d; stdout %q, stderr %q", got, tt.want, out, errOut)
 			}
+			// What is printed and the exit status say the same.
+			if strings.Contains(out.String(), "HEALTHY") && got == report.ExitInconclusive {
+				t.Errorf("status %d with the report:\n%s", got, out)
+			}
 		})
 	}
 }

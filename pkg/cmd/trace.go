@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -80,12 +81,27 @@ func (o *traceOptions) finish(ctx context.Context, r *report.Report, err error) 
 	if r == nil {
 		return err
 	}
+	interrupted := ctx.Err() != nil
+	if interrupted {
+		r = cutShort(r)
+	}
 	if werr := report.Write(o.streams.Out, r, o.Output, o.streams.reportOptions()); werr != nil {
 		return fmt.Errorf("write report: %w", werr)
 	}
-	interrupted := ctx.Err() != nil
-	if err != nil && !(interrupted && errors.Is(err, context.Canceled)) {
+	if err != nil && (!interrupted || !errors.Is(err, context.Canceled)) {
 		return err
 	}
-	return verdictStatus(r, interrupted, o.ExitZero)
+	return verdictStatus(r, o.ExitZero)
+}
+
+// cutShort says in the report that it was interrupted. A fault that it shows already is one; but it
+// can't say healthy: what was not waited for may have failed.
+func cutShort(r *report.Report) *report.Report {
+	c := *r
+	c.Incomplete = append(slices.Clip(c.Incomplete), "interrupted: packets that were still to be sent or seen")
+	if c.Verdict.Status == report.Healthy {
+		c.Verdict.Status = report.Inconclusive
+		c.Verdict.Summary = "interrupted; until then: " + c.Verdict.Summary
+	}
+	return &c
 }

@@ -119,28 +119,19 @@ func (p *printer) table(leg Leg, nodes map[string]string, d detail) *table {
 	}
 	d.latency = d.latency && slices.ContainsFunc(leg.Hops, func(h Hop) bool { return h.LatencyNanos != nil })
 	t.rows = append(t.rows, p.heading(d))
-	var above *Hop // the last row that showed headers
+	var above *Headers // those of the last row that showed any
 	for i := range leg.Hops {
 		h := &leg.Hops[i]
 		shown := *h
 		if i > 0 && h.Note == leg.Hops[i-1].Note {
 			shown.Note = "" // said once for a run of hops
 		}
-		t.rows = append(t.rows, p.hop(&shown, before(h, above), nodes[h.Node], d)...)
-		if h.frame() != nil && h.State != StateMissing {
-			above = h
+		t.rows = append(t.rows, p.hop(&shown, above, nodes[h.Node], d)...)
+		if f := h.frame(); f != nil && (h.State != StateMissing || p.wide) {
+			above = f
 		}
 	}
 	return t
-}
-
-// before gives the headers that h is compared with. What was seen is not set against what was
-// only expected: a ditto mark would turn one into the other.
-func before(h, above *Hop) *Headers {
-	if above == nil || (h.Observed == nil) != (above.Observed == nil) {
-		return nil
-	}
-	return above.frame()
 }
 
 func (p *printer) heading(d detail) row {
@@ -193,11 +184,12 @@ func (p *printer) hop(h *Hop, above *Headers, node string, d detail) []row {
 // unseen stands where the headers of a missing packet would.
 const unseen = "not seen"
 
-// parenthesize marks the addresses of a hop as expected and not seen.
+// parenthesize marks the addresses of a hop as expected and not seen. A ditto mark gets them too:
+// it repeats the value above, not that it was seen.
 func parenthesize(rows []row) {
 	for _, r := range rows {
 		for _, col := range []int{colEth, colIP, colTTL} {
-			if c := r.cells[col]; c.width() > 1 && c[0].text != unseen {
+			if c := r.cells[col]; len(c) > 0 && c[0].text != unseen {
 				r.cells[col] = append(text("("), c.add(")", plain)...)
 			}
 		}
