@@ -3,7 +3,6 @@ package forward
 import (
 	"fmt"
 
-	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/tables"
 )
@@ -46,8 +45,12 @@ func (w *walk) bridgeReceive(h *host, port *tables.Link, p *packet) {
 		w.drop(ReasonPortState, h, l, h.portStep(port, note))
 		return
 	}
-	if br.Bridge != nil && br.Bridge.VLANFiltering {
-		w.note(fmt.Sprintf("%s filters VLANs; frames are taken as untagged", br.Name))
+	if !p.enterVLAN(br, port.Port.VLANs) {
+		w.drop(ReasonVLAN, h, port, h.vlanStep(port, fmt.Sprintf("the bridge filters VLANs, and port %s is not in that of the frame (%s)", port.Name, p.tag())))
+		return
+	}
+	if w.locked(h, br, port, p) {
+		return
 	}
 	p.in, p.physIn = br, port
 	w.bridgeHook(h, netfilter.HookPrerouting, p, port, nil, func(w *walk, p *packet) {
@@ -76,13 +79,13 @@ func (w *walk) bridgeDNAT(h *host, br *tables.Link, p *packet) bool {
 // bridgeDecide is br_handle_frame_finish: learn the source, look the destination up.
 func (w *walk) bridgeDecide(h *host, br, port *tables.Link, p *packet) {
 	if port.Port.Learning {
-		w.leg.state.learned[learnKey{h.ID, br.Index, p.EthSrc}] = port.Index
+		w.leg.state.learned[learnKey{h.ID, p.bridgeKey(br, p.EthSrc)}] = port.Index
 	}
 	if p.EthDst == br.MAC || p.EthDst.IsMulticast() {
 		w.passUp(h, br, port, p)
 		return
 	}
-	if row := h.brfdb[macKey{br.Index, p.EthDst}]; row != nil && row.Local {
+	if row := h.brfdb[p.bridgeKey(br, p.EthDst)]; row != nil && row.Local {
 		s := h.fdbStep(StepBridge, row, br, p.EthDst, "an address of the bridge itself")
 		w.step(s)
 		w.passUp(h, br, port, p)
@@ -94,6 +97,10 @@ func (w *walk) bridgeDecide(h *host, br, port *tables.Link, p *packet) {
 
 // passUp is br_pass_frame_up: the frame is for the bridge's own IP stack.
 func (w *walk) passUp(h *host, br, port *tables.Link, p *packet) {
+	if !p.leaveVLAN(br, bridgeVLANs(br)) {
+		w.drop(ReasonVLAN, h, br, h.vlanStep(br, fmt.Sprintf("bridge %s itself is not in VLAN %d", br.Name, p.vid)))
+		return
+	}
 	w.bridgeHook(h, netfilter.HookInput, p, port, nil, func(w *walk, p *packet) {
 		p.nfDone = w.m.callsIP(h, br, p)
 		w.arrive(h, br, p)
@@ -117,18 +124,26 @@ func (w *walk) bridgeSend(h *host, br *tables.Link, p *packet) {
 		return
 	}
 	p.physIn = nil
+	if !p.enterVLAN(br, bridgeVLANs(br)) {
+		w.drop(ReasonVLAN, h, br, h.vlanStep(br, fmt.Sprintf("bridge %s itself is not in the VLAN of the frame (%s)", br.Name, p.tag())))
+		return
+	}
 	w.bridgeHook(h, netfilter.HookOutput, p, nil, br, func(w *walk, p *packet) { w.toPort(h, br, nil, p) })
 }
 
 // toPort sends the frame to the port that the FDB names, else to all.
 func (w *walk) toPort(h *host, br, from *tables.Link, p *packet) {
-	port, step := w.findPort(h, br, p.EthDst)
+	port, step := w.findPort(h, br, p)
 	if port == nil {
 		w.step(step)
 		w.floodFrame(h, br, from, p)
 		return
 	}
 	w.step(step)
+	if p.vid != 0 && !inVLAN(port.Port.VLANs, p.vid) {
+		w.drop(ReasonVLAN, h, port, h.vlanStep(port, fmt.Sprintf("port %s is not in VLAN %d", port.Name, p.vid)))
+		return
+	}
 	if !portGives(from, port) {
 		note := fmt.Sprintf("port %s may not send it (state %s)", port.Name, port.Port.State)
 		why := ReasonNoPort
@@ -145,12 +160,13 @@ func (w *walk) toPort(h *host, br, from *tables.Link, p *packet) {
 	w.outPort(h, br, from, port, p)
 }
 
-func (w *walk) findPort(h *host, br *tables.Link, mac ether.MAC) (*tables.Link, Step) {
-	row := h.brfdb[macKey{br.Index, mac}]
+func (w *walk) findPort(h *host, br *tables.Link, p *packet) (*tables.Link, Step) {
+	mac, key := p.EthDst, p.bridgeKey(br, p.EthDst)
+	row := h.brfdb[key]
 	if row != nil && (row.State&tables.NUDPermanent != 0 || row.Sticky) {
 		return h.links[row.Index], h.fdbStep(StepBridge, row, br, mac, "")
 	}
-	if i, ok := w.leg.state.learned[learnKey{h.ID, br.Index, mac}]; ok {
+	if i, ok := w.leg.state.learned[learnKey{h.ID, key}]; ok {
 		s := h.fdbStep(StepBridge, row, br, mac, fmt.Sprintf("learned on port %s", h.linkName(i)))
 		return h.links[i], s
 	}
@@ -162,6 +178,13 @@ func (w *walk) findPort(h *host, br *tables.Link, mac ether.MAC) (*tables.Link, 
 
 // outPort is __br_forward: the hooks on the way, then the port's device.
 func (w *walk) outPort(h *host, br, from, port *tables.Link, p *packet) {
+	if !p.leaveVLAN(br, port.Port.VLANs) {
+		w.drop(ReasonVLAN, h, port, h.vlanStep(port, fmt.Sprintf("port %s is not in VLAN %d", port.Name, p.vid)))
+		return
+	}
+	if w.tooLong(h, br, port, p) {
+		return
+	}
 	send := func(w *walk, p *packet) {
 		w.bridgeHook(h, netfilter.HookPostrouting, p, nil, port, func(w *walk, p *packet) {
 			if p.physIn == nil {
@@ -185,7 +208,7 @@ func (w *walk) outPort(h *host, br, from, port *tables.Link, p *packet) {
 func (w *walk) floodFrame(h *host, br, from *tables.Link, p *packet) {
 	var legs []Leg
 	for _, port := range h.ports[br.Index] {
-		if !portGives(from, port) || !port.Port.Flood {
+		if !portGives(from, port) || !port.Port.Flood || p.vid != 0 && !inVLAN(port.Port.VLANs, p.vid) {
 			continue
 		}
 		c := w.fork("")

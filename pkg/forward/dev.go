@@ -2,6 +2,7 @@ package forward
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/netfilter"
@@ -43,10 +44,17 @@ func (w *walk) carry(h *host, l *tables.Link, p *packet) {
 		w.bridgeSend(h, l, p)
 	case l.Kind == "vxlan":
 		w.vxlanXmit(h, l, p)
+	case isUpper(l.Kind):
+		w.upperXmit(h, l, p)
+	case l.Kind == "ifb", l.Kind == "dummy":
+		w.drop(ReasonNoPeer, h, l, h.linkStep(l, fmt.Sprintf("a %s device leads nowhere", l.Kind)))
 	default:
 		w.unknown(fmt.Sprintf("what %s (a %q device) does with the packet is not in the tables", l.Name, l.Kind))
 	}
 }
+
+// vlanTag is how many bytes more than its MTU is_skb_forwardable grants a device.
+const vlanTag = 4
 
 // vethXmit hands the frame to the peer. A peer takes frames up to its MTU and a VLAN tag
 // (is_skb_forwardable in net/core/dev.c).
@@ -61,7 +69,6 @@ func (w *walk) vethXmit(h *host, l *tables.Link, p *packet) {
 		w.drop(ReasonNoPeer, h, l, h.linkStep(l, why+"is gone"))
 		return
 	}
-	const vlanTag = 4
 	if !p.flow.GSO && pl.MTU != 0 && p.length > pl.MTU+vlanTag {
 		w.drop(ReasonTooBig, ph, pl, ph.linkStep(pl, fmt.Sprintf("frame of %d bytes is longer than the MTU %d", p.length, pl.MTU)))
 		return
@@ -122,7 +129,10 @@ func (m *Model) byMAC(from *host, p *packet) (*host, *tables.Link) {
 		}
 		for i := range h.Links {
 			l := &h.Links[i]
-			if l.MAC == p.EthDst && m.isUnderlay(h, l) {
+			if !m.isUnderlay(h, l) {
+				continue
+			}
+			if l.MAC == p.EthDst || slices.ContainsFunc(m.uppers[l], func(s station) bool { return s.l.MAC == p.EthDst }) {
 				return h, l
 			}
 		}

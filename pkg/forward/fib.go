@@ -38,7 +38,12 @@ type answer struct {
 	rule   *tables.Rule
 	// alternatives counts the next hops among which a hash decides.
 	alternatives int
+	// pmtu is the path MTU that the kernel learned for this destination and way, 0: none.
+	pmtu int
 }
+
+// reasonUnknown marks an answer that the tables do not give: a rule asks for what a question does not hold.
+const reasonUnknown Reason = "unknown"
 
 // routes answers a route question as fib_lookup and fib6_lookup do: policy rules in order of priority,
 // in each table the longest prefix first. It returns one answer, or one for each next hop of a
@@ -47,7 +52,11 @@ func (h *host) routes(q query) []answer {
 	rules := h.rulesFor(q.dst)
 	for i := 0; i < len(rules); i++ {
 		r := rules[i]
-		if !h.ruleMatches(r, q) {
+		matches, known := h.ruleMatches(r, q)
+		if !known {
+			return []answer{{reason: reasonUnknown, rule: r}}
+		}
+		if !matches {
 			continue
 		}
 		switch r.Action {
@@ -63,6 +72,8 @@ func (h *host) routes(q query) []answer {
 		case tables.RuleProhibit:
 			return []answer{{reason: ReasonProhibit, rule: r}}
 		case tables.RuleTable:
+		default:
+			return []answer{{reason: reasonUnknown, rule: r}}
 		}
 		if got, ok := h.lookupTable(h.ruleTable(r, q), q, r); ok {
 			return got
@@ -126,13 +137,14 @@ func (h *host) vrfTable(q query) (uint32, bool) {
 	return 0, false
 }
 
-// ruleMatches is fib_rule_match of net/core/fib_rules.c with the family's own selectors.
-func (h *host) ruleMatches(r *tables.Rule, q query) bool {
+// ruleMatches is fib_rule_match of net/core/fib_rules.c with the family's own selectors. known is false
+// when it hangs on a selector that the reader does not know: one that does not hold is enough to say no.
+func (h *host) ruleMatches(r *tables.Rule, q query) (matches, known bool) {
 	ok := h.selectorsMatch(r, q)
-	if r.Invert {
-		return !ok
+	if r.Unknown != "" && ok {
+		return false, false
 	}
-	return ok
+	return ok != r.Invert, true
 }
 
 func (h *host) selectorsMatch(r *tables.Rule, q query) bool {
@@ -186,7 +198,7 @@ func (h *host) lookupTable(table uint32, q query, rule *tables.Rule) (got []answ
 				continue
 			}
 			got, done, throw := h.tryRoute(r, q, rule)
-			if throw || done && got[0].reason == "" && suppressed(rule, r) {
+			if throw || done && got[0].reason == "" && h.suppressed(rule, r) {
 				return nil, false
 			}
 			if done {
@@ -234,10 +246,20 @@ func routeEligible(r *tables.Route, q query) bool {
 	return prefixHas(r.Src, q.src)
 }
 
-// suppressed implements suppress_prefixlength: the rule's answer is dropped when it is not more
-// specific than that.
-func suppressed(rule *tables.Rule, r *tables.Route) bool {
-	return rule != nil && rule.SuppressPrefixLen >= 0 && r.Dst.Bits() <= rule.SuppressPrefixLen
+// suppressed implements suppress_prefixlength and suppress_ifgroup: the rule's answer is dropped when it is
+// not more specific than that, or leads to a device of that group (fib4_rule_suppress).
+func (h *host) suppressed(rule *tables.Rule, r *tables.Route) bool {
+	if rule == nil {
+		return false
+	}
+	if rule.SuppressPrefixLen >= 0 && r.Dst.Bits() <= rule.SuppressPrefixLen {
+		return true
+	}
+	if rule.SuppressIfGroup < 0 || len(r.NextHops) == 0 {
+		return false
+	}
+	l := h.link(r.NextHops[0].Index)
+	return l != nil && l.Group == uint32(rule.SuppressIfGroup)
 }
 
 // tryRoute turns one route into answers. done is false when none of its next hops can be used, so that
@@ -262,13 +284,28 @@ func (h *host) tryRoute(r *tables.Route, q query, rule *tables.Rule) (got []answ
 	}
 	for i, nh := range r.NextHops {
 		if h.hopUsable(nh, q) {
-			got = append(got, answer{route: r, hop: nh, hopIdx: i, rule: rule})
+			got = append(got, h.learned(answer{route: r, hop: nh, hopIdx: i, rule: rule}, q.dst))
 		}
 	}
 	for i := range got {
 		got[i].alternatives = len(got)
 	}
 	return got, len(got) > 0, false
+}
+
+// learned applies what the kernel learned for one destination on one next hop: a path MTU, or by an ICMP
+// redirect another gateway (struct fib_nh_exception; in IPv6 rt6_exception).
+func (h *host) learned(a answer, dst netip.Addr) answer {
+	for _, e := range h.exceptions[dst] {
+		if len(e.NextHops) != 1 || e.NextHops[0].Index != a.hop.Index {
+			continue
+		}
+		a.pmtu = int(e.MTU)
+		if gw := e.NextHops[0].Gateway; gw.IsValid() && gw != a.hop.Gateway {
+			a.hop.Gateway, a.hop.Onlink = gw, true
+		}
+	}
+	return a
 }
 
 func isReject(t tables.RouteType) bool {

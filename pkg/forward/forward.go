@@ -202,6 +202,8 @@ const (
 	ReasonLoop        Reason = "loop"          // the same place again and again
 	ReasonNoProtocol  Reason = "no-ip"         // IPv6 disabled, or no address of that family
 	ReasonVXLANFlags  Reason = "vxlan-flags"   // VXLAN_INVALID_HDR: group policy on one side only
+	ReasonVXLANEntry  Reason = "vxlan-entry"   // VXLAN_ENTRY_EXISTS: a static FDB row names another VTEP
+	ReasonVLAN        Reason = "vlan"          // VLAN_FILTER, UNHANDLED_PROTO: no VLAN takes the frame
 	ReasonNotLocal    Reason = "not-delivered" // arrived where no address of it lives
 )
 

@@ -20,7 +20,7 @@ func (w *walk) sendVia(h *host, p *packet, oif string) {
 	for i, a := range w.each(h.routes(q)) {
 		b, pb := w.branch(i, a), p.clone()
 		if a.reason != "" {
-			b.drop(a.reason, h, nil, h.routeStep(a, q, ""))
+			b.noRoute(a, h, nil, q, "")
 			continue
 		}
 		if !pb.Src.IsValid() {
@@ -34,6 +34,17 @@ func (w *walk) sendVia(h *host, p *packet, oif string) {
 		b.step(h.routeStep(a, q, ""))
 		b.localOut(h, pb, a)
 	}
+}
+
+// noRoute ends the walk at a route question without an answer.
+func (w *walk) noRoute(a answer, h *host, l *tables.Link, q query, in string) {
+	s := h.routeStep(a, q, in)
+	if a.reason == reasonUnknown {
+		w.step(s)
+		w.unknown(fmt.Sprintf("%s: whether a policy rule matches is not known: %s", h.Node, s.Entry))
+		return
+	}
+	w.drop(a.reason, h, l, s)
 }
 
 // each bounds the alternatives.
@@ -139,7 +150,7 @@ func (w *walk) localOut(h *host, p *packet, a answer) {
 		for i, a := range w.each(h.routes(q)) {
 			b, pb := w.branch(i, a), p.clone()
 			if a.reason != "" {
-				b.drop(a.reason, h, nil, h.routeStep(a, q, ""))
+				b.noRoute(a, h, nil, q, "")
 				continue
 			}
 			b.step(h.routeStep(a, q, ""))
@@ -171,6 +182,9 @@ func (w *walk) ipOutput(h *host, p *packet, a answer) {
 		w.unknown("broadcast and multicast are not followed")
 		return
 	}
+	if w.disabled6(h, out, p) {
+		return
+	}
 	w.hook(h, netfilter.HookPostrouting, p, p.in, out, func(w *walk, p *packet, _ bool) {
 		if w.tooBig(h, p, a, out) {
 			return
@@ -179,21 +193,60 @@ func (w *walk) ipOutput(h *host, p *packet, a answer) {
 	})
 }
 
+// disabled6 drops an IPv6 packet at a device on which IPv6 is off (IPV6DISABLED in ipv6_rcv and ip6_output).
+func (w *walk) disabled6(h *host, l *tables.Link, p *packet) bool {
+	if !p.Dst.Is6() {
+		return false
+	}
+	if off, ok := h.conf("disable_ipv6", l.Name, true); !ok || off == 0 {
+		return false
+	}
+	w.drop(ReasonNoProtocol, h, l, h.sysctlStep(confName("disable_ipv6", l.Name, true), l, "IPv6 is off on the device"))
+	return true
+}
+
 // tooBig drops a packet that the route's MTU or the device's does not let through in one piece. IPv6 and
 // IPv4 with DF are refused; the rest is fragmented, which changes nothing that a hop is checked for.
 func (w *walk) tooBig(h *host, p *packet, a answer, out *tables.Link) bool {
-	mtu := out.MTU
-	if a.route.MTU != 0 && int(a.route.MTU) < mtu {
-		mtu = int(a.route.MTU)
-	}
-	if mtu == 0 || p.length <= mtu || p.flow.GSO || (!p.flow.DF && p.Dst.Is4()) {
+	mtu, learned := h.pathMTU(p, a, out)
+	if mtu == 0 || p.length <= mtu || p.flow.GSO {
 		return false
+	}
+	if !p.flow.DF && (p.Dst.Is4() || p.in == nil) {
+		p.length = mtu // of the first fragment
+		return false
+	}
+	if learned != nil {
+		w.drop(ReasonTooBig, h, out, Step{
+			Kind: StepRoute, Ifindex: out.Index, Route: learned, Target: p.Dst, Entry: h.FormatRoute(*learned),
+			Command: h.cmd("ip %sroute show cache %s", familyFlag(p.Dst), p.Dst),
+			Note:    fmt.Sprintf("packet of %d bytes is larger than the path MTU %d that the kernel learned", p.length, mtu),
+		})
+		return true
 	}
 	w.drop(ReasonTooBig, h, out, Step{
 		Kind: StepLink, Ifindex: out.Index, Entry: h.FormatLink(*out), Command: h.cmd("ip link show dev %s", out.Name),
 		Note: fmt.Sprintf("packet of %d bytes is larger than the MTU %d and may not be fragmented", p.length, mtu),
 	})
 	return true
+}
+
+// pathMTU is ip_dst_mtu_maybe_forward and ip6_dst_mtu_maybe_forward: what the kernel learned (for forwarded
+// IPv4 packets only if it is told to trust that), else the route's, else the device's. learned is the entry
+// of the first.
+func (h *host) pathMTU(p *packet, a answer, out *tables.Link) (mtu int, learned *tables.Route) {
+	forwarded := p.in != nil && !p.in.Loopback
+	trust, _ := h.SysctlInt("ipv4.ip_forward_use_pmtu")
+	if a.pmtu != 0 && (p.Dst.Is6() || !forwarded || trust != 0 || a.route.MTULock) {
+		for _, e := range h.exceptions[p.Dst] {
+			learned = e
+		}
+		return a.pmtu, learned
+	}
+	if a.route.MTU != 0 {
+		return int(a.route.MTU), nil
+	}
+	return out.MTU, nil
 }
 
 // receive is ip_rcv: a frame that its device hands to the IP stack.
@@ -206,6 +259,9 @@ func (w *walk) receive(h *host, l *tables.Link, p *packet) {
 		return
 	}
 	p.in = l
+	if w.disabled6(h, l, p) {
+		return
+	}
 	if p.nfDone {
 		p.nfDone = false
 		w.routeIn(h, l, p)
@@ -258,7 +314,8 @@ func (w *walk) routeIn6(h *host, l *tables.Link, p *packet) {
 		return
 	}
 	// ip6_forward asks the namespace's own switch, net.ipv6.conf.all.forwarding
-	if fwd, ok := h.conf("forwarding", "all", true); ok && fwd == 0 {
+	force, _ := h.conf("force_forwarding", l.Name, true)
+	if fwd, ok := h.conf("forwarding", "all", true); ok && fwd == 0 && force == 0 {
 		w.drop(ReasonForwarding, h, l, h.sysctlStep("ipv6.conf.all.forwarding", l, "IPv6 packets are not forwarded"))
 		return
 	}
@@ -270,7 +327,7 @@ func (w *walk) forwardTo(h *host, l *tables.Link, p *packet, q query, as []answe
 	for i, a := range w.each(as) {
 		b, pb := w.branch(i, a), p.clone()
 		if a.reason != "" {
-			b.drop(a.reason, h, l, h.routeStep(a, q, l.Name))
+			b.noRoute(a, h, l, q, l.Name)
 			continue
 		}
 		if b.sourceInvalid(h, l, pb, h.linkName(a.hop.Index)) {
@@ -357,6 +414,10 @@ func (w *walk) rpFilter(h *host, l *tables.Link, p *packet, oif string, mode int
 	if why == "" {
 		return false
 	}
+	if why == reasonUnknown {
+		w.noRoute(as[0], h, l, q, "")
+		return true
+	}
 	step := h.rpStep(l, mode, as, q)
 	if why == ReasonLocalSource {
 		step.Note = fmt.Sprintf("source %s is an address of this host", p.Src)
@@ -368,7 +429,11 @@ func (w *walk) rpFilter(h *host, l *tables.Link, p *packet, oif string, mode int
 // reverse is __fib_validate_source for the answers to the question how the source would be reached: ""
 // when the source may come in by the device.
 func (h *host) reverse(l *tables.Link, as []answer, mode int) Reason {
-	if as[0].reason != "" {
+	switch as[0].reason {
+	case "":
+	case reasonUnknown:
+		return reasonUnknown
+	default:
 		return ReasonRPFilter
 	}
 	if as[0].route.Type != tables.RouteUnicast {
@@ -430,6 +495,9 @@ func (w *walk) arrive(h *host, l *tables.Link, p *packet) {
 		return
 	}
 	w.device(h, netfilter.HookIngress, l, p, func(w *walk, p *packet) {
+		if w.toUpper(h, l, p) {
+			return
+		}
 		if l.Port != nil {
 			w.bridgeReceive(h, l, p)
 			return

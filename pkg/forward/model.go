@@ -15,6 +15,9 @@ type Model struct {
 	hosts map[netns.ID]*host
 	order []*host
 	opts  Options
+	// uppers are the devices stacked on a device: macvlan, ipvlan, vlan. A container's may be in another
+	// namespace than the device below.
+	uppers map[*tables.Link][]station
 }
 
 // host is one namespace with its indexes.
@@ -27,9 +30,11 @@ type host struct {
 	neigh  map[neighKey]*tables.Neigh
 	proxy  map[neighKey]*tables.Neigh
 	vxfdb  map[macKey][]*tables.FDB
-	brfdb  map[macKey]*tables.FDB
+	brfdb  map[bridgeKey]*tables.FDB
 	addrs  map[netip.Addr][]*tables.Addr
 	ports  map[tables.Ifindex][]*tables.Link // of a bridge
+	// exceptions are the learned routes (path MTU, redirect) by their destination
+	exceptions map[netip.Addr][]*tables.Route
 }
 
 type fibKey struct {
@@ -42,10 +47,16 @@ type neighKey struct {
 	ip  netip.Addr
 }
 
-// macKey indexes an FDB: dev is the vxlan device, or the bridge.
+// macKey indexes the FDB of a vxlan device.
 type macKey struct {
 	dev tables.Ifindex
 	mac ether.MAC
+}
+
+// bridgeKey indexes a bridge's FDB. vlan is 0 on a bridge that does not filter VLANs.
+type bridgeKey struct {
+	macKey
+	vlan uint16
 }
 
 // New indexes a snapshot.
@@ -56,6 +67,7 @@ func New(s *tables.Snapshot, opts Options) *Model {
 		m.hosts[n.ID] = h
 		m.order = append(m.order, h)
 	}
+	m.indexUppers()
 	return m
 }
 
@@ -69,9 +81,11 @@ func newHost(n *tables.Netns) *host {
 		neigh:  make(map[neighKey]*tables.Neigh, len(n.Neighs)),
 		proxy:  make(map[neighKey]*tables.Neigh),
 		vxfdb:  make(map[macKey][]*tables.FDB),
-		brfdb:  make(map[macKey]*tables.FDB),
+		brfdb:  make(map[bridgeKey]*tables.FDB),
 		addrs:  make(map[netip.Addr][]*tables.Addr, len(n.Addrs)),
 		ports:  make(map[tables.Ifindex][]*tables.Link),
+
+		exceptions: make(map[netip.Addr][]*tables.Route),
 	}
 	h.indexLinks()
 	h.indexRoutes()
@@ -107,6 +121,10 @@ func (h *host) indexRoutes() {
 		if merged && !v6 && r.Table == tables.TableMain {
 			h.indexRoute(fibKey{tables.TableLocal, false}, r)
 		}
+	}
+	for i := range h.Exceptions {
+		e := &h.Exceptions[i]
+		h.exceptions[e.Dst.Addr()] = append(h.exceptions[e.Dst.Addr()], e)
 	}
 }
 
@@ -175,11 +193,7 @@ func (h *host) indexNeighs() {
 	for i := range h.FDB {
 		f := &h.FDB[i]
 		if f.Master != 0 {
-			k := macKey{f.Master, f.MAC}
-			// a row with a VLAN is for VLAN filtering; the untagged one decides without it
-			if old := h.brfdb[k]; old == nil || f.VLAN == 0 {
-				h.brfdb[k] = f
-			}
+			h.brfdb[bridgeKey{macKey{f.Master, f.MAC}, f.VLAN}] = f
 			continue
 		}
 		k := macKey{f.Index, f.MAC}
@@ -203,7 +217,7 @@ func (h *host) hasAddr(ip netip.Addr) bool { return len(h.addrs[ip]) > 0 }
 // isHost reports whether this is a node's own namespace.
 func (h *host) isHost() bool { return h.Name == tables.HostName }
 
-// peer finds the other end of a veth, nil when it is not in the snapshot.
+// peer finds the other end of a veth, or the device that one is stacked on; nil when it is not in the snapshot.
 func (m *Model) peer(h *host, l *tables.Link) (*host, *tables.Link) {
 	if l.Parent == 0 {
 		return nil, nil

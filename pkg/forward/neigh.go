@@ -3,6 +3,7 @@ package forward
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/netns"
@@ -134,7 +135,7 @@ func (s station) answersFor(ip, asker netip.Addr) bool {
 		return false
 	}
 	if s.h.hasAddr(ip) {
-		return ip.Is6() && s.h.onDevice(s.l, ip) || ip.Is4() && s.h.arpReplies(s.l, ip)
+		return ip.Is6() && s.h.onDevice(s.l, ip) || ip.Is4() && s.h.arpReplies(s.l, ip, asker)
 	}
 	if s.h.proxy[neighKey{s.l.Index, ip}] != nil {
 		return true
@@ -149,7 +150,8 @@ func (h *host) takesARP(l *tables.Link, ip, asker netip.Addr) bool {
 	if mode == 0 || !asker.IsValid() {
 		return true
 	}
-	return h.reverse(l, h.routes(query{dst: asker, src: ip, iif: loopback}), mode) == ""
+	why := h.reverse(l, h.routes(query{dst: asker, src: ip, iif: loopback}), mode)
+	return why == "" || why == reasonUnknown
 }
 
 func (h *host) onDevice(l *tables.Link, ip netip.Addr) bool {
@@ -161,16 +163,34 @@ func (h *host) onDevice(l *tables.Link, ip netip.Addr) bool {
 	return false
 }
 
-// arpReplies honours arp_ignore: 1 and 2 ask for the address to be on the device that the request came in by.
-func (h *host) arpReplies(l *tables.Link, ip netip.Addr) bool {
+// arpReplies honours arp_ignore and arp_filter (arp_ignore and arp_filter of net/ipv4/arp.c).
+func (h *host) arpReplies(l *tables.Link, ip, asker netip.Addr) bool {
+	if h.confMax("arp_filter", l.Name, false) != 0 && asker.IsValid() {
+		as := h.routes(query{dst: asker, src: ip, iif: loopback})
+		if as[0].reason == "" && as[0].hop.Index != l.Index {
+			return false
+		}
+	}
 	switch h.confMax("arp_ignore", l.Name, false) {
-	case 0:
-		return true
+	case 1:
+		return h.onDevice(l, ip)
+	case 2: // and the asker in the same subnet
+		return h.onDevice(l, ip) && (!asker.IsValid() || h.sameSubnet(l, ip, asker))
+	case 3: // not for addresses of scope host
+		return !slices.ContainsFunc(h.addrs[ip], func(a *tables.Addr) bool { return a.Scope == scopeHost })
 	case 8:
 		return false
 	default:
-		return h.onDevice(l, ip)
+		return true
 	}
+}
+
+const scopeHost = 254 // RT_SCOPE_HOST
+
+func (h *host) sameSubnet(l *tables.Link, ip, asker netip.Addr) bool {
+	return slices.ContainsFunc(h.addrs[ip], func(a *tables.Addr) bool {
+		return a.Index == l.Index && a.Prefix.Masked().Contains(asker)
+	})
 }
 
 // proxyARP is arp_fwd_proxy: the address is routed out of another device than the request came in by.
@@ -202,6 +222,8 @@ func (m *Model) flood(h *host, out *tables.Link, seen map[*tables.Link]bool, vis
 		return m.floodPorts(h, out, nil, seen, visit)
 	case out.Kind == "vxlan":
 		return m.floodVXLAN(h, out, visit)
+	case isUpper(out.Kind):
+		return m.floodUpper(h, out, seen, visit)
 	default:
 		return out.Kind != "" && !out.Loopback
 	}
@@ -216,6 +238,9 @@ func (m *Model) floodInto(h *host, out *tables.Link, seen map[*tables.Link]bool,
 		return false
 	}
 	seen[pl] = true
+	for _, up := range m.uppers[pl] {
+		visit(up)
+	}
 	if pl.Port == nil {
 		visit(station{ph, pl})
 		return false
@@ -273,8 +298,13 @@ func (m *Model) underlayStations(from *host, visit func(station)) {
 			continue
 		}
 		for i := range h.Links {
-			if l := &h.Links[i]; l.Up && m.isUnderlay(h, l) {
-				visit(station{h, l})
+			l := &h.Links[i]
+			if !l.Up || !m.isUnderlay(h, l) {
+				continue
+			}
+			visit(station{h, l})
+			for _, up := range m.uppers[l] {
+				visit(up)
 			}
 		}
 	}

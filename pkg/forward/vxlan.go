@@ -33,11 +33,11 @@ func (w *walk) vxlanXmit(h *host, dev *tables.Link, p *packet) {
 	for i, row := range rows {
 		b, pb := w, p.clone()
 		if len(rows) > 1 {
-			b = w.fork(fmt.Sprintf("copy %d of %d of a VXLAN flood", i+1, len(rows)))
-		}
-		if !row.Dst.IsValid() {
-			b.unknown(fmt.Sprintf("the FDB entry of %s for %s names a nexthop group", dev.Name, p.EthDst))
-			continue
+			what := "copy %d of %d of a VXLAN flood"
+			if row.NHID != 0 {
+				what = "VTEP %d of %d of a nexthop group, chosen by hash"
+			}
+			b = w.fork(fmt.Sprintf(what, i+1, len(rows)))
 		}
 		s := h.fdbStep(StepFDB, row, dev, p.EthDst, note)
 		s.Fields = []string{"outer.ipDst"}
@@ -50,15 +50,51 @@ func (w *walk) vxlanXmit(h *host, dev *tables.Link, p *packet) {
 // own "remote" or "group".
 func (h *host) vtepRows(dev *tables.Link, mac ether.MAC) ([]*tables.FDB, string) {
 	if rows := h.vxfdb[macKey{dev.Index, mac}]; len(rows) > 0 && !mac.IsZero() {
-		return rows, ""
+		return h.groupHops(rows), ""
 	}
 	if rows := h.vxfdb[macKey{dev.Index, ether.MAC{}}]; len(rows) > 0 {
-		return rows, fmt.Sprintf("no entry for %s: the default destination", mac)
+		return h.groupHops(rows), fmt.Sprintf("no entry for %s: the default destination", mac)
 	}
 	if dev.VXLAN.Group.IsValid() {
 		return []*tables.FDB{{Index: dev.Index, Dst: dev.VXLAN.Group, Via: dev.VXLAN.Lower}}, "the device's default destination"
 	}
 	return nil, ""
+}
+
+// groupHops puts the VTEPs of a nexthop group in the place of rows that name one (ip nexthop add … fdb): a
+// hash of the packet takes one of them.
+func (h *host) groupHops(rows []*tables.FDB) []*tables.FDB {
+	var out []*tables.FDB
+	for _, row := range rows {
+		if row.Dst.IsValid() || row.NHID == 0 {
+			out = append(out, row)
+			continue
+		}
+		for _, gw := range h.nexthopGateways(row.NHID) {
+			r := *row
+			r.Dst = gw
+			out = append(out, &r)
+		}
+	}
+	return out
+}
+
+func (h *host) nexthopGateways(id uint32) (out []netip.Addr) {
+	for i := range h.Nexthops {
+		n := &h.Nexthops[i]
+		if n.ID != id {
+			continue
+		}
+		if n.Hop.Gateway.IsValid() {
+			out = append(out, n.Hop.Gateway)
+		}
+		for _, g := range n.Group {
+			if g != id {
+				out = append(out, h.nexthopGateways(g)...)
+			}
+		}
+	}
+	return out
 }
 
 // encapsulate is vxlan_xmit_one for one destination.
@@ -76,7 +112,8 @@ func (w *walk) encapsulate(h *host, dev *tables.Link, row *tables.FDB, p *packet
 	s.Fields = []string{"outer.ipSrc", "outer.dstPort", "vni"}
 	w.step(s)
 	o := &packet{inner: p, vni: vni, gbp: v.GBP && p.mark != 0, mark: p.mark}
-	o.flow = Flow{Proto: ProtoUDP, Src: v.Local, Dst: row.Dst, DstPort: port, GSO: p.flow.GSO}
+	o.flow = Flow{Proto: ProtoUDP, Src: v.Local, Dst: row.Dst, DstPort: port, GSO: p.flow.GSO, DF: outerDF(v, p)}
+	o.noChecksum = v.UDP6ZeroTx && row.Dst.Is6()
 	o.Src, o.Dst, o.Proto, o.DstPort = v.Local, row.Dst, ProtoUDP, port
 	o.Any = FieldSrcPort
 	o.EtherType = etherTypeOf(row.Dst)
@@ -93,6 +130,11 @@ func (w *walk) encapsulate(h *host, dev *tables.Link, row *tables.FDB, p *packet
 		return
 	}
 	w.sendVia(h, o, oif)
+}
+
+// outerDF is the device's "df": only an outer IPv4 header has the bit.
+func outerDF(v *tables.VXLAN, p *packet) bool {
+	return v.DF == "set" || v.DF == "inherit" && (p.flow.DF || p.Dst.Is6())
 }
 
 func outerTTL(h *host, v *tables.VXLAN, p *packet, dst netip.Addr) uint8 {
@@ -150,6 +192,10 @@ func (w *walk) vxlanReceive(h *host, o *packet) {
 		s := h.linkStep(match, "the packet carries a group policy id, and the device does not take it (no gbp)")
 		s.Kind, s.Command = StepVXLAN, h.cmd("ip -d link show dev %s", match.Name)
 		w.drop(ReasonVXLANFlags, h, match, s)
+	case o.noChecksum && !match.VXLAN.UDP6ZeroRx:
+		s := h.linkStep(match, "the outer UDP checksum is zero, and the device does not take that over IPv6 (noudp6zerocsumrx)")
+		s.Kind, s.Command = StepVXLAN, h.cmd("ip -d link show dev %s", match.Name)
+		w.drop(ReasonVXLANFlags, h, match, s)
 	default:
 		w.decapsulate(h, match, o)
 	}
@@ -193,6 +239,26 @@ func (w *walk) decapsulate(h *host, dev *tables.Link, o *packet) {
 		w.drop(ReasonLocalMAC, h, dev, h.linkStep(dev, fmt.Sprintf("the inner source MAC %s is the device's own: taken for a loop", p.EthSrc)))
 		return
 	}
+	if w.vxlanSnoop(h, dev, o) {
+		return
+	}
 	p.mark, p.conn, p.nfDone, p.physIn = 0, noConn, false, nil
 	w.arrive(h, dev, p)
+}
+
+// vxlanSnoop is vxlan_snoop of a learning device: it notes behind which VTEP a MAC lives, and drops a frame
+// from another VTEP than a static row names.
+func (w *walk) vxlanSnoop(h *host, dev *tables.Link, o *packet) (dropped bool) {
+	if !dev.VXLAN.Learning {
+		return false
+	}
+	for _, row := range h.vxfdb[macKey{dev.Index, o.inner.EthSrc}] {
+		if row.Dst == o.Src || row.State&(tables.NUDPermanent|tables.NUDNoARP) == 0 && row.NHID == 0 {
+			continue
+		}
+		w.drop(ReasonVXLANEntry, h, dev, h.fdbStep(StepFDB, row, dev, o.inner.EthSrc,
+			fmt.Sprintf("the device learns, a static entry places %s elsewhere, and the frame came from %s", o.inner.EthSrc, o.Src)))
+		return true
+	}
+	return false
 }

@@ -31,6 +31,11 @@ type packet struct {
 	physIn *tables.Link // the bridge port that it came in by
 	// nfDone: PREROUTING has run in the bridge already (ip_sabotage_in of br_netfilter_hooks.c)
 	nfDone bool
+	// noChecksum: an outer UDP header without a checksum
+	noChecksum bool
+	// vlan is the 802.1Q tag that the frame carries, 0: none; vid is the VLAN that it is in inside a bridge
+	// that filters them
+	vlan, vid uint16
 	// hops counts the forwarding decisions, to end loops of which no tap tells
 	hops int
 }
@@ -57,9 +62,8 @@ type worldState struct {
 }
 
 type learnKey struct {
-	ns     netns.ID
-	bridge tables.Ifindex
-	mac    ether.MAC
+	ns netns.ID
+	bridgeKey
 }
 
 type learnedNeigh struct {

@@ -23,7 +23,9 @@ var ipv4Conf = []devConf{
 }
 
 // ipv6Conf is DEVCONF_* of linux/ipv6.h, which counts from 0.
-var ipv6Conf = []devConf{{"forwarding", 0}, {"accept_ra", 3}, {"proxy_ndp", 22}, {"disable_ipv6", 26}}
+var ipv6Conf = []devConf{
+	{"forwarding", 0}, {"hop_limit", 1}, {"mtu", 2}, {"accept_ra", 3}, {"proxy_ndp", 22}, {"disable_ipv6", 26}, {"force_forwarding", 59},
+}
 
 // parseDevConf reads IFLA_AF_SPEC of a link: AF_INET with IFLA_INET_CONF, AF_INET6 with
 // IFLA_INET6_CONF, arrays of 32-bit values.

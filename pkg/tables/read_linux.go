@@ -233,20 +233,23 @@ func (r *reader) fdb(ctx context.Context) (err error) {
 }
 
 func (r *reader) portVLANs(ctx context.Context) error {
-	ports := make(map[Ifindex]*BridgePort)
+	lists := make(map[Ifindex]*[]VLAN)
 	for i := range r.ns.Links {
-		if l := &r.ns.Links[i]; l.Port != nil {
-			ports[l.Index] = l.Port
+		switch l := &r.ns.Links[i]; {
+		case l.Port != nil:
+			lists[l.Index] = &l.Port.VLANs
+		case l.Bridge != nil:
+			lists[l.Index] = &l.Bridge.VLANs
 		}
 	}
-	if len(ports) == 0 {
+	if len(lists) == 0 {
 		return nil
 	}
 	req := append(header(unix.AF_BRIDGE, unix.SizeofIfInfomsg), attrU32(unix.IFLA_EXT_MASK, rtextFilterBRVLAN)...)
 	_, err := collect(ctx, r.conn, unix.RTM_GETLINK, req, func(b []byte) (struct{}, bool) {
 		dev, vlans := parsePortVLANs(b)
-		if p := ports[dev]; p != nil {
-			p.VLANs = vlans
+		if to := lists[dev]; to != nil {
+			*to = vlans
 		}
 		return struct{}{}, false
 	})

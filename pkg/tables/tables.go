@@ -156,6 +156,7 @@ type Bridge struct {
 	VLANFiltering bool   `json:"vlanFiltering,omitempty"`
 	Ageing        int    `json:"ageing"` // seconds
 	DefaultPVID   uint16 `json:"defaultPVID,omitempty"`
+	VLANs         []VLAN `json:"vlans,omitempty"`          // that the bridge itself is in (bridge vlan … self)
 	NFCallIP      bool   `json:"nfCallIptables,omitempty"` // the bridge's own switch, beside the sysctl
 	NFCallIP6     bool   `json:"nfCallIp6tables,omitempty"`
 	NFCallARP     bool   `json:"nfCallArptables,omitempty"`
@@ -178,7 +179,7 @@ type BridgePort struct {
 	VLANs         []VLAN `json:"vlans,omitempty"`
 }
 
-// VLAN is one entry of a bridge port's VLAN table.
+// VLAN is one entry of the VLAN table of a bridge or of one of its ports.
 type VLAN struct {
 	ID       uint16 `json:"id"`
 	PVID     bool   `json:"pvid,omitempty"`
