@@ -68,7 +68,7 @@ func (w *walk) bridgeReceive(h *host, port *tables.Link, p *packet) {
 func (w *walk) bridgeDNAT(h *host, br *tables.Link, p *packet) bool {
 	as := h.routes(p.query(br.Name, ""))
 	if as[0].reason == "" && as[0].route.Type == tables.RouteUnicast && as[0].hop.Index == br.Index {
-		mac, ok := w.resolveNeigh(h, br, p.Dst)
+		mac, ok := w.resolveNeigh(h, br, p.Dst, p.Src)
 		p.EthDst = mac
 		return ok
 	}

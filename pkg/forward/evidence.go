@@ -20,7 +20,7 @@ func (h *host) cmd(format string, args ...any) string {
 
 // routeStep shows the answer to a route question. in is the input device, "" for local origin.
 func (h *host) routeStep(a answer, q query, in string) Step {
-	s := Step{Kind: StepRoute, Netns: h.ID, Node: h.Node, Target: q.dst, Command: h.routeGet(q, in)}
+	s := Step{Kind: StepRoute, Netns: h.ID, Node: h.Node, Target: q.dst, Command: h.routeGet(q, in), Question: h.question(q, in)}
 	if a.route == nil {
 		if a.rule != nil {
 			s.Kind, s.Entry, s.Command = StepRule, h.FormatRule(*a.rule), h.cmd("ip %srule show", familyFlag(q.dst))
@@ -35,6 +35,20 @@ func (h *host) routeStep(a answer, q query, in string) Step {
 		s.Note = fmt.Sprintf("by rule %q", h.FormatRule(*a.rule))
 	}
 	return s
+}
+
+// question is q in the words of the kernel.
+func (h *host) question(q query, in string) *tables.RouteQuestion {
+	out := &tables.RouteQuestion{
+		Dst: q.dst, Src: q.src, TOS: q.tos, Mark: q.mark, Proto: q.proto, SPort: q.sport, DPort: q.dport,
+	}
+	if l := h.byName[in]; l != nil {
+		out.IIF = l.Index
+	}
+	if l := h.byName[q.oif]; l != nil {
+		out.OIF = l.Index
+	}
+	return out
 }
 
 // routeGet is the question that the kernel answers with the same entry.

@@ -151,10 +151,12 @@ type Step struct {
 	Command string         // shows a person the same row
 	Note    string         // what the entry means here
 
-	Route *tables.Route
-	Neigh *tables.Neigh
-	FDB   *tables.FDB
-	Rule  *netfilter.Ref
+	// Question is what a route step asked its kernel's tables.
+	Question *tables.RouteQuestion
+	Route    *tables.Route
+	Neigh    *tables.Neigh
+	FDB      *tables.FDB
+	Rule     *netfilter.Ref
 	// Target is what was looked up: the destination of a route, the next hop of a neigh.
 	Target netip.Addr
 	MAC    ether.MAC // the link-layer address looked up or found

@@ -32,7 +32,7 @@ func (w *walk) neighOutput(h *host, p *packet, a answer, out *tables.Link) {
 		w.xmit(h, out, p)
 		return
 	}
-	mac, ok := w.resolveNeigh(h, out, next)
+	mac, ok := w.resolveNeigh(h, out, next, p.Src)
 	if !ok {
 		return
 	}
@@ -53,7 +53,7 @@ func (w *walk) linkSource(h *host, out *tables.Link) {
 
 // resolveNeigh looks the next hop up, and asks by ARP or ND where there is no usable entry. ok is false
 // when the walk has ended.
-func (w *walk) resolveNeigh(h *host, out *tables.Link, next netip.Addr) (ether.MAC, bool) {
+func (w *walk) resolveNeigh(h *host, out *tables.Link, next, src netip.Addr) (ether.MAC, bool) {
 	key := neighKey{out.Index, next}
 	n := h.neigh[key]
 	if n != nil && n.State.Valid() && !n.MAC.IsZero() {
@@ -63,7 +63,7 @@ func (w *walk) resolveNeigh(h *host, out *tables.Link, next netip.Addr) (ether.M
 	if mac, ok := w.leg.state.neigh[learnedNeigh{h.ID, key}]; ok {
 		return mac, true
 	}
-	ans := w.m.whoHas(h, out, next)
+	ans := w.m.whoHas(h, out, next, src)
 	if ans.found {
 		s := h.neighStep(n, out, next, "no entry yet: "+ans.who+" answers for it")
 		s.MAC = ans.mac
@@ -97,36 +97,6 @@ func (m *Model) owned(ip netip.Addr) bool {
 		}
 	}
 	return false
-}
-
-// neighAnswer is the result of asking a link-layer segment for an address.
-type neighAnswer struct {
-	found   bool
-	mac     ether.MAC
-	who     string
-	outside bool // the segment reaches hosts that are not in the snapshot
-}
-
-// station is one interface as a member of a segment.
-type station struct {
-	h *host
-	l *tables.Link
-}
-
-// whoHas plays an ARP request or a neighbour solicitation: who on the segment behind the device would
-// answer for that address.
-func (m *Model) whoHas(h *host, out *tables.Link, ip netip.Addr) neighAnswer {
-	var ans neighAnswer
-	asker := h.addrOn(out.Index, ip, ip.Is6())
-	seen := make(map[*tables.Link]bool)
-	ans.outside = m.flood(h, out, seen, func(s station) {
-		if ans.found || !s.answersFor(ip, asker) {
-			return
-		}
-		ans.found, ans.mac = true, s.l.MAC
-		ans.who = fmt.Sprintf("%s %s of %s", s.h.Name, s.l.Name, s.h.Node)
-	})
-	return ans
 }
 
 // answersFor is arp_process for a request that arrives at this station.
@@ -205,111 +175,6 @@ func (h *host) proxyARP(l *tables.Link, ip netip.Addr) bool {
 	return as[0].reason == "" && as[0].route.Type == tables.RouteUnicast && as[0].hop.Index != l.Index
 }
 
-// flood visits every station that a broadcast sent out of a device reaches, and reports whether it also
-// reaches hosts outside the snapshot.
-func (m *Model) flood(h *host, out *tables.Link, seen map[*tables.Link]bool, visit func(station)) (outside bool) {
-	if seen[out] || !out.Up {
-		return false
-	}
-	seen[out] = true
-	switch {
-	case m.isUnderlay(h, out):
-		m.underlayStations(h, visit)
-		return true
-	case out.Kind == "veth":
-		return m.floodInto(h, out, seen, visit)
-	case out.Kind == "bridge":
-		return m.floodPorts(h, out, nil, seen, visit)
-	case out.Kind == "vxlan":
-		return m.floodVXLAN(h, out, visit)
-	case isUpper(out.Kind):
-		return m.floodUpper(h, out, seen, visit)
-	default:
-		return out.Kind != "" && !out.Loopback
-	}
-}
-
-func (m *Model) floodInto(h *host, out *tables.Link, seen map[*tables.Link]bool, visit func(station)) bool {
-	ph, pl := m.peer(h, out)
-	if pl == nil {
-		return ph == nil
-	}
-	if !pl.Up || seen[pl] {
-		return false
-	}
-	seen[pl] = true
-	for _, up := range m.uppers[pl] {
-		visit(up)
-	}
-	if pl.Port == nil {
-		visit(station{ph, pl})
-		return false
-	}
-	br := ph.links[pl.Master]
-	if br == nil || !portTakes(br, pl) {
-		return false
-	}
-	visit(station{ph, br})
-	return m.floodPorts(ph, br, pl, seen, visit)
-}
-
-func (m *Model) floodPorts(h *host, br *tables.Link, from *tables.Link, seen map[*tables.Link]bool, visit func(station)) (outside bool) {
-	for _, port := range h.ports[br.Index] {
-		if port == from || !portGives(from, port) || !port.Port.BroadcastFl {
-			continue
-		}
-		if m.flood(h, port, seen, visit) {
-			outside = true
-		}
-	}
-	return outside
-}
-
-// floodVXLAN visits the stations behind a vxlan device's default destinations; without one, a broadcast
-// goes nowhere.
-func (m *Model) floodVXLAN(h *host, out *tables.Link, visit func(station)) (outside bool) {
-	var dsts []netip.Addr
-	for _, f := range h.vxfdb[macKey{out.Index, ether.MAC{}}] {
-		dsts = append(dsts, f.Dst)
-	}
-	if out.VXLAN != nil && out.VXLAN.Group.IsValid() {
-		dsts = append(dsts, out.VXLAN.Group)
-	}
-	for _, d := range dsts {
-		th := m.underlayHost(d)
-		if th == nil {
-			outside = true
-			continue
-		}
-		for _, l := range th.links {
-			if l.VXLAN != nil && out.VXLAN != nil && l.VXLAN.VNI == out.VXLAN.VNI && l.Up {
-				visit(station{th, l})
-			}
-		}
-	}
-	return outside
-}
-
-// underlayStations visits every node's devices that lead to the underlay. Which of them share a segment
-// is not in the tables; an address is looked for on all.
-func (m *Model) underlayStations(from *host, visit func(station)) {
-	for _, h := range m.order {
-		if h == from || !h.isHost() {
-			continue
-		}
-		for i := range h.Links {
-			l := &h.Links[i]
-			if !l.Up || !m.isUnderlay(h, l) {
-				continue
-			}
-			visit(station{h, l})
-			for _, up := range m.uppers[l] {
-				visit(up)
-			}
-		}
-	}
-}
-
 // underlayHost finds the node that an underlay address leads to: by its interfaces, else by what is
 // known of addresses translated on the way.
 func (m *Model) underlayHost(ip netip.Addr) *host {
@@ -337,7 +202,7 @@ func (m *Model) WhoHas(ns netns.ID, dev tables.Ifindex, ip netip.Addr) (s Statio
 	if h == nil || h.link(dev) == nil {
 		return Station{}, false, true
 	}
-	a := m.whoHas(h, h.link(dev), ip)
+	a := m.whoHas(h, h.link(dev), ip, netip.Addr{})
 	return Station{MAC: a.mac, Who: a.who}, a.found, a.outside
 }
 

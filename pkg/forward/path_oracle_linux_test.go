@@ -37,7 +37,10 @@ type world struct {
 	r   *rand.Rand
 	ns  map[string]*netns.Handle // "n1", "n2", "a1", "a2", "b1", "b2"
 	ips map[string]netip.Addr
+	ip6 map[string]netip.Addr
 	did []string // what was changed, to be printed
+	// v6 draws changes and datagrams of IPv6
+	v6 bool
 }
 
 var (
@@ -78,9 +81,10 @@ func runIn(h *netns.Handle, line string) (out []byte, err error) {
 
 func newWorld(t *testing.T, r *rand.Rand) *world {
 	t.Helper()
-	w := &world{t: t, r: r, ns: map[string]*netns.Handle{}, ips: map[string]netip.Addr{}}
+	w := &world{t: t, r: r, ns: map[string]*netns.Handle{}, ips: map[string]netip.Addr{}, ip6: map[string]netip.Addr{}, v6: r.IntN(3) == 0}
 	for _, n := range append(slices.Clone(worldNodes), worldPods...) {
 		w.ns[n] = nstest.New(t)
+		w.sh(n, "sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0")
 	}
 	nstest.Veth(t, w.ns["n1"], "up0", w.ns["n2"], "up0")
 	for i, n := range worldNodes {
@@ -96,6 +100,16 @@ ip neigh add 10.244.%d.0 lladdr 02:aa:00:00:00:0%d dev vx0 nud permanent
 bridge fdb add 02:aa:00:00:00:0%d dev vx0 dst 192.168.50.%d self permanent`,
 			k, k, k, k, k, k, 3-k, 3-k, 3-k, 3-k, 3-k, 3-k))
 		w.ips[n] = netip.MustParseAddr(fmt.Sprintf("192.168.50.%d", k))
+		w.sh(n, fmt.Sprintf(`set -e
+sysctl -qw net.ipv6.conf.all.forwarding=1
+ip addr add fd50::%d/64 dev up0 nodad; ip addr add fd44:0:0:%d::1/64 dev br0 nodad
+ip link add vx6 address 02:66:00:00:00:0%d type vxlan id 7 local fd50::%d dev up0 dstport 8472 nolearning
+ip link set vx6 mtu 1430; ip addr add fd44:0:0:%d::/128 dev vx6 nodad; ip link set vx6 up
+ip -6 route add fd44:0:0:%d::/64 via fd44:0:0:%d:: dev vx6 onlink
+ip -6 neigh add fd44:0:0:%d:: lladdr 02:66:00:00:00:0%d dev vx6 nud permanent
+bridge fdb add 02:66:00:00:00:0%d dev vx6 dst fd50::%d self permanent`,
+			k, k, k, k, k, 3-k, 3-k, 3-k, 3-k, 3-k, 3-k))
+		w.ip6[n] = netip.MustParseAddr(fmt.Sprintf("fd50::%d", k))
 	}
 	for i, p := range worldPods {
 		n := nodeOf(p)
@@ -105,6 +119,8 @@ bridge fdb add 02:aa:00:00:00:0%d dev vx0 dst 192.168.50.%d self permanent`,
 		w.sh(p, fmt.Sprintf(`set -e
 ip link set lo up; ip addr add 10.244.%d.%d/24 dev eth0; ip link set eth0 up; ip route add default via 10.244.%d.1`, sub, host, sub))
 		w.ips[p] = netip.MustParseAddr(fmt.Sprintf("10.244.%d.%d", sub, host))
+		w.sh(p, fmt.Sprintf("ip addr add fd44:0:0:%d::%d/64 dev eth0 nodad; ip -6 route add default via fd44:0:0:%d::1", sub, host, sub))
+		w.ip6[p] = netip.MustParseAddr(fmt.Sprintf("fd44:0:0:%d::%d", sub, host))
 	}
 	return w
 }
@@ -121,7 +137,15 @@ func (w *world) podOn(n string) string {
 	return w.one("b1", "b2")
 }
 
-func (w *world) podIP() netip.Addr { return w.ips[worldPods[w.r.IntN(4)]] }
+func (w *world) podIP() netip.Addr { return w.addr(worldPods[w.r.IntN(4)]) }
+
+// addr is the address of a node or pod in the family of this world's changes.
+func (w *world) addr(name string) netip.Addr {
+	if w.v6 {
+		return w.ip6[name]
+	}
+	return w.ips[name]
+}
 
 func other(n string) string {
 	if n == "n1" {
@@ -180,7 +204,11 @@ var mutations = []mutation{
 			"bridge fdb replace 02:aa:00:00:00:0"+k+" dev vx0 dst "+w.ips[other(n)].String()+" vni 9",
 			"bridge fdb append 00:00:00:00:00:00 dev vx0 dst "+w.ips[other(n)].String())
 	},
-	fixed("ip link set vx0 address 02:aa:00:00:00:77", "ip addr del 192.168.50.1/24 dev up0 || true", "ip link set br0 mtu 1300", "ip link set vx0 mtu 1300"),
+	fixed("ip link set vx0 address 02:aa:00:00:00:77", "ip addr del 192.168.50.1/24 dev up0 || true", "ip link set br0 mtu 1300", "ip link set vx0 mtu 1300",
+		"ip link set vx0 type vxlan learning", "ip link set vx0 type vxlan df set", "ip link set vx0 mtu 1500"),
+	func(w *world, n string) string {
+		return w.one("ip link set v"+w.podOn(n)+" mtu 1300", "ip link set up0 mtu 1400", "bridge link set dev v"+w.podOn(n)+" locked on")
+	},
 	fixed("iptables-legacy -P FORWARD DROP", "iptables-nft -P FORWARD DROP", "nft add table inet f; nft 'add chain inet f i { type filter hook input priority 0; policy drop; }'"),
 	func(w *world, n string) string {
 		return fmt.Sprintf("%s -A %s -j %s", w.one("iptables-legacy", "iptables-nft"), w.ruleSpec(), w.one("DROP", "ACCEPT", "REJECT"))
@@ -208,6 +236,55 @@ var mutations = []mutation{
 	func(w *world, n string) string {
 		return fmt.Sprintf("iptables-legacy -A FORWARD -m conntrack --ctstate %s -j %s", w.one("NEW", "ESTABLISHED,RELATED", "INVALID"), w.one("DROP", "ACCEPT"))
 	},
+}
+
+var mutations6 = []mutation{
+	fixed("sysctl -qw net.ipv6.conf.all.forwarding=0", "sysctl -qw net.ipv6.conf.vx6.disable_ipv6=1", "sysctl -qw net.ipv6.conf.br0.disable_ipv6=1",
+		"sysctl -qw net.ipv6.conf.all.forwarding=0 net.ipv6.conf.br0.force_forwarding=1", "sysctl -qw net.bridge.bridge-nf-call-ip6tables=0"),
+	func(w *world, n string) string { return "ip -6 route del " + sub6(other(n)) },
+	func(w *world, n string) string {
+		return "ip -6 route replace " + w.one("blackhole", "unreachable", "prohibit") + " " + sub6(w.one("n1", "n2")) + " metric 1"
+	},
+	func(w *world, n string) string {
+		return fmt.Sprintf("ip -6 route add %s/128 dev %s", w.podIP(), w.one("br0", "vx6", "up0"))
+	},
+	func(w *world, n string) string {
+		return fmt.Sprintf("ip -6 route replace %s via %s dev up0 metric 5", sub6(other(n)), w.ip6[other(n)])
+	},
+	func(w *world, n string) string {
+		return fmt.Sprintf("ip -6 rule add pref %d from %s lookup 77; ip -6 route replace fd44::/16 via %s dev up0 table 77", 100+w.r.IntN(20), w.podIP(), w.ip6[other(n)])
+	},
+	func(w *world, n string) string {
+		return w.one("ip link set v"+w.podOn(n)+" down", "ip link set br0 down", "ip link set vx6 down", "bridge link set dev v"+w.podOn(n)+" isolated on")
+	},
+	func(w *world, n string) string {
+		return fmt.Sprintf("ip -6 neigh replace %s lladdr 02:de:ad:00:00:01 dev br0 nud permanent", w.podIP())
+	},
+	fixed("ip -6 neigh flush dev vx6 nud permanent", "ip neigh change fd44:0:0:2:: lladdr 02:de:ad:00:00:02 dev vx6 nud permanent"),
+	func(w *world, n string) string {
+		k := map[string]string{"n1": "2", "n2": "1"}[n]
+		return w.one("bridge fdb del 02:66:00:00:00:0"+k+" dev vx6", "bridge fdb replace 02:66:00:00:00:0"+k+" dev vx6 dst fd50::77",
+			"bridge fdb replace 02:66:00:00:00:0"+k+" dev vx6 dst fd50::"+k+" vni 9")
+	},
+	fixed("ip link set vx6 address 02:66:00:00:00:77", "ip link set vx6 mtu 1300", "ip link set vx6 type vxlan id 7 udp6zerocsumtx"),
+	fixed("ip6tables-legacy -P FORWARD DROP", "nft add table inet f; nft 'add chain inet f i { type filter hook input priority 0; policy drop; }; add rule inet f i icmpv6 type { 135, 136 } accept'"),
+	func(w *world, n string) string {
+		return fmt.Sprintf("%s -A %s -j %s", w.one("ip6tables-legacy", "ip6tables-nft"), strings.ReplaceAll(w.ruleSpec(), "vx0", "vx6"), w.one("DROP", "ACCEPT", "REJECT"))
+	},
+	func(w *world, n string) string {
+		return fmt.Sprintf("ip6tables-nft -t nat -A POSTROUTING -s fd44::/16 %s -j MASQUERADE", w.one("", "-d "+w.podIP().String()))
+	},
+	func(w *world, n string) string {
+		return fmt.Sprintf(`nft 'add table inet x; add chain inet x c { type filter hook %s priority %d; }; add rule inet x c ip6 daddr { %s, %s } udp dport 9000 %s'`,
+			w.one("prerouting", "forward", "postrouting", "output", "input"), w.r.IntN(20)-10, w.ip6["a1"], w.ip6["b2"], w.one("drop", "accept", "meta mark set 1", "counter"))
+	},
+}
+
+func sub6(n string) string {
+	if n == "n1" {
+		return "fd44:0:0:1::/64"
+	}
+	return "fd44:0:0:2::/64"
 }
 
 func (w *world) ruleSpec() string {
@@ -242,9 +319,13 @@ func dedupFlags(s string) string {
 }
 
 func (w *world) mutate(k int) {
+	ms := mutations
+	if w.v6 {
+		ms = mutations6
+	}
 	for range k {
 		n := w.one(worldNodes...)
-		cmd := mutations[w.r.IntN(len(mutations))](w, n)
+		cmd := ms[w.r.IntN(len(ms))](w, n)
 		if out, err := runIn(w.ns[n], cmd); err == nil {
 			w.did = append(w.did, n+": "+cmd)
 		} else if testing.Verbose() {
@@ -282,24 +363,27 @@ type send struct {
 
 func (w *world) send() send {
 	s := send{from: worldPods[w.r.IntN(4)], port: 9000, sport: uint16(30000 + w.r.IntN(20000)), size: 40}
-	switch w.r.IntN(10) {
-	case 0:
+	switch k := w.r.IntN(10); {
+	case k == 0 && !w.v6:
 		s.dst = netip.MustParseAddr(fmt.Sprintf("10.96.0.%d", 1+w.r.IntN(2)))
 		s.port = 80
-	case 1:
-		s.dst = w.ips[w.one(worldNodes...)]
-	case 2:
+	case k == 1:
+		s.dst = w.addr(w.one(worldNodes...))
+	case k == 2:
 		s.dst = netip.MustParseAddr("10.244.2.99")
+		if w.v6 {
+			s.dst = netip.MustParseAddr("fd44:0:0:2::99")
+		}
 	default:
 		for {
 			if p := worldPods[w.r.IntN(4)]; p != s.from {
-				s.dst = w.ips[p]
+				s.dst = w.addr(p)
 				break
 			}
 		}
 	}
 	if w.r.IntN(6) == 0 {
-		s.size, s.df = 1350, w.r.IntN(2) == 0
+		s.size, s.df = []int{1330, 1350, 1430}[w.r.IntN(3)], w.r.IntN(2) == 0
 	}
 	s.payload = make([]byte, s.size)
 	copy(s.payload, "podtrace-path-oracle")
@@ -314,8 +398,44 @@ type passage struct {
 	dir forward.Direction
 }
 
-// observe sends the datagram with taps everywhere, and gives the passages in order of time.
-func (w *world) observe(snap *tables.Snapshot, s send) []passage {
+// arrival is a datagram as a socket got it.
+type arrival struct {
+	ns  netns.ID
+	src netip.AddrPort
+}
+
+// listen opens a socket in every namespace for the port, and gives a function that reads them once.
+func (w *world) listen(port uint16) func(payload []byte) []arrival {
+	w.t.Helper()
+	fds := map[netns.ID]int{}
+	for _, h := range w.ns {
+		err := h.Do(func() error {
+			fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+			if err != nil {
+				return err
+			}
+			fds[h.ID()] = fd
+			return unix.Bind(fd, &unix.SockaddrInet6{Port: int(port)})
+		})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return func(payload []byte) (out []arrival) {
+		for id, fd := range fds {
+			b := make([]byte, 2048)
+			n, from, err := unix.Recvfrom(fd, b, 0)
+			if a, ok := from.(*unix.SockaddrInet6); err == nil && ok && bytes.Equal(b[:n], payload) {
+				out = append(out, arrival{id, netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))})
+			}
+			_ = unix.Close(fd)
+		}
+		return out
+	}
+}
+
+// observe sends the datagram with taps everywhere, and gives the passages in order of time, and who got it.
+func (w *world) observe(snap *tables.Snapshot, s send) ([]passage, []arrival) {
 	w.t.Helper()
 	var pts []capture.Point
 	where := map[int]passage{}
@@ -334,9 +454,11 @@ func (w *world) observe(snap *tables.Snapshot, s send) []passage {
 		w.t.Fatal(err)
 	}
 	ses.Start()
+	received := w.listen(9000)
 	w.transmit(s)
 	time.Sleep(60 * time.Millisecond)
 	res := ses.Stop()
+	got := received(s.payload)
 	var out []passage
 	for _, f := range res.Frames {
 		if !bytes.Contains(f.Data, s.payload[:28]) || isICMPError(f.Data) {
@@ -349,12 +471,20 @@ func (w *world) observe(snap *tables.Snapshot, s send) []passage {
 		}
 		out = append(out, p)
 	}
-	return out
+	return out, got
 }
 
 // isICMPError tells an error that quotes the datagram from the datagram, also inside VXLAN.
 func isICMPError(b []byte) bool {
 	const ethernet, ipv4, protocol, vxlan = 14, 20, 9, 8 + 8 + 14
+	if len(b) >= ethernet+40 && b[12] == 0x86 && b[13] == 0xdd {
+		const ipv6, next = 40, 6
+		if b[ethernet+next] == unix.IPPROTO_ICMPV6 {
+			return true
+		}
+		i := bytes.Index(b, []byte("podtrace-path-oracle"))
+		return i >= ethernet+ipv6+vxlan+ipv6+8 && b[ethernet+ipv6+vxlan+next] == unix.IPPROTO_ICMPV6
+	}
 	if len(b) < ethernet+ipv4 || b[ethernet+protocol] == unix.IPPROTO_ICMP {
 		return true
 	}
@@ -374,9 +504,13 @@ func (w *world) byID(id netns.ID) *netns.Handle {
 
 func (w *world) transmit(s send) {
 	w.t.Helper()
+	family := unix.AF_INET
+	if s.dst.Is6() {
+		family = unix.AF_INET6
+	}
 	var fd int
 	err := w.ns[s.from].Do(func() (err error) {
-		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		return err
 	})
 	if err != nil {
@@ -387,9 +521,18 @@ func (w *world) transmit(s send) {
 	if s.df {
 		pmtu = unix.IP_PMTUDISC_PROBE
 	}
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, pmtu)
-	_ = unix.Bind(fd, &unix.SockaddrInet4{Addr: w.ips[s.from].As4(), Port: int(s.sport)})
-	err = unix.Sendto(fd, s.payload, 0, &unix.SockaddrInet4{Addr: s.dst.As4(), Port: int(s.port)})
+	if s.dst.Is6() {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, pmtu)
+		if s.df {
+			_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 1)
+		}
+		_ = unix.Bind(fd, &unix.SockaddrInet6{Addr: w.ip6[s.from].As16(), Port: int(s.sport)})
+		err = unix.Sendto(fd, s.payload, 0, &unix.SockaddrInet6{Addr: s.dst.As16(), Port: int(s.port)})
+	} else {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, pmtu)
+		_ = unix.Bind(fd, &unix.SockaddrInet4{Addr: w.ips[s.from].As4(), Port: int(s.sport)})
+		err = unix.Sendto(fd, s.payload, 0, &unix.SockaddrInet4{Addr: s.dst.As4(), Port: int(s.port)})
+	}
 	var errno syscall.Errno
 	if err != nil && !errors.As(err, &errno) {
 		w.t.Fatal(err)
@@ -464,10 +607,14 @@ func TestPathAgainstKernel(t *testing.T) {
 			cases++
 			s := w.send()
 			snap := w.snapshot()
+			headers := 20 + 8
+			if w.v6 {
+				headers = 40 + 8
+			}
 			legs := forward.New(snap, forward.Options{}).Trace(w.ns[s.from].ID(), forward.Flow{
-				Proto: forward.ProtoUDP, Src: w.ips[s.from], Dst: s.dst, SrcPort: s.sport, DstPort: s.port, Length: 28 + s.size, DF: s.df,
+				Proto: forward.ProtoUDP, Src: w.addr(s.from), Dst: s.dst, SrcPort: s.sport, DstPort: s.port, Length: headers + s.size, DF: s.df,
 			})
-			got := w.observe(snap, s)
+			got, arrived := w.observe(snap, s)
 			switch legs[0].End {
 			case forward.Delivered:
 				delivered++
@@ -479,8 +626,8 @@ func TestPathAgainstKernel(t *testing.T) {
 				t.Logf("round %d: unknown: %s; changes: %s", round, legs[0].Why, strings.Join(w.did, "; "))
 				continue
 			}
-			if !w.agrees(legs, got) {
-				w.report(round, snap, s, legs, got)
+			if !w.agrees(legs, got, arrived) {
+				w.report(round, snap, s, legs, got, arrived)
 				return
 			}
 		}
@@ -502,17 +649,25 @@ func closeWorld(w *world) {
 	runtime.GC()
 }
 
-func (w *world) agrees(legs []forward.Leg, got []passage) bool {
+func (w *world) agrees(legs []forward.Leg, got []passage, arrived []arrival) bool {
 	for _, l := range legs {
 		want := predicted(l)
-		if contains(want, got) && (len(extras(want, got)) == 0 || flooded(l)) {
+		if contains(want, got) && (len(extras(want, got)) == 0 || flooded(l)) && delivers(l, arrived) {
 			return true
 		}
 	}
 	return false
 }
 
-func (w *world) report(round int, snap *tables.Snapshot, s send, legs []forward.Leg, got []passage) {
+// delivers compares the leg's end with the sockets: who got the datagram, and from whom by its headers.
+func delivers(l forward.Leg, arrived []arrival) bool {
+	if l.End != forward.Delivered || l.FinalFlow.DstPort != 9000 {
+		return len(arrived) == 0
+	}
+	return slices.Equal(arrived, []arrival{{l.Final, netip.AddrPortFrom(l.FinalFlow.Src, l.FinalFlow.SrcPort)}})
+}
+
+func (w *world) report(round int, snap *tables.Snapshot, s send, legs []forward.Leg, got []passage, arrived []arrival) {
 	w.t.Helper()
 	name := func(p passage) string {
 		n := snap.ByID(p.ns)
@@ -521,7 +676,7 @@ func (w *world) report(round int, snap *tables.Snapshot, s send, legs []forward.
 	var b strings.Builder
 	fmt.Fprintf(&b, "round %d: %s -> %s:%d size %d df %v\nchanges:\n  %s\n", round, s.from, s.dst, s.port, s.size, s.df, strings.Join(w.did, "\n  "))
 	for _, l := range legs {
-		fmt.Fprintf(&b, "model: %s %s\n", l.End, l.Why)
+		fmt.Fprintf(&b, "model: %s %s %v\n", l.End, l.Why, l.FinalFlow)
 		for _, p := range predicted(l) {
 			fmt.Fprintf(&b, "  %s\n", name(p))
 		}
@@ -536,5 +691,6 @@ func (w *world) report(round int, snap *tables.Snapshot, s send, legs []forward.
 	for _, p := range got {
 		fmt.Fprintf(&b, "  %s\n", name(p))
 	}
+	fmt.Fprintf(&b, "  sockets: %v\n", arrived)
 	w.t.Error(b.String())
 }

@@ -104,22 +104,3 @@ func (s station) takes(p *packet) bool {
 		return p.vlan == 0 && s.l.MAC == p.EthDst && s.h.onDevice(s.l, p.Dst)
 	}
 }
-
-// floodUpper is a broadcast of a stacked device: siblings of mode bridge take it, and whoever is beyond the
-// lower device.
-func (m *Model) floodUpper(h *host, out *tables.Link, seen map[*tables.Link]bool, visit func(station)) (outside bool) {
-	lh, lower := m.peer(h, out)
-	if lower == nil {
-		return true
-	}
-	for _, up := range m.uppers[lower] {
-		if up.l != out && up.l.Up && (out.Macvlan == "bridge" && up.l.Macvlan == "bridge" || out.Macvlan == "l2") {
-			visit(up)
-		}
-	}
-	if m.isUnderlay(lh, lower) {
-		m.underlayStations(lh, visit)
-		return true
-	}
-	return m.flood(lh, lower, seen, visit)
-}

@@ -77,15 +77,18 @@ func (h *host) vlanStep(l *tables.Link, note string) Step {
 // locked drops a frame at a locked port (802.1X) unless the FDB has its source on that port
 // (br_handle_frame_finish).
 func (w *walk) locked(h *host, br, port *tables.Link, p *packet) bool {
-	if !port.Port.Locked {
-		return false
-	}
-	row := h.brfdb[p.bridgeKey(br, p.EthSrc)]
-	if row != nil && row.Index == port.Index && !row.Local {
+	if !port.Port.Locked || h.onPort(br, port, p.EthSrc) {
 		return false
 	}
 	w.drop(ReasonPortState, h, port, h.portStep(port, fmt.Sprintf("port %s is locked, and the FDB does not have %s on it", port.Name, p.EthSrc)))
 	return true
+}
+
+// onPort reports whether a bridge's FDB has an address on a port, in any VLAN.
+func (h *host) onPort(br, port *tables.Link, mac ether.MAC) bool {
+	return slices.ContainsFunc(h.FDB, func(f tables.FDB) bool {
+		return f.Master == br.Index && f.Index == port.Index && f.MAC == mac && !f.Local
+	})
 }
 
 // tooLong drops a frame that is longer than the port takes (is_skb_forwardable), in silence. Where br_netfilter

@@ -49,6 +49,7 @@ func writeText(w io.Writer, r *Report, o Options, wide bool) error {
 		p.leg(r, leg)
 	}
 	p.findings(r)
+	p.kernel(r.Kernel)
 	p.incomplete(r)
 	p.verdict(r.Verdict)
 	_, err := w.Write(p.out.Bytes())
@@ -231,6 +232,19 @@ func scene(leg, node, iface string) string {
 		s += ", " + Clean(leg) + " leg"
 	}
 	return s
+}
+
+// kernel says where a kernel contradicts its tables, and nothing where it does not.
+func (p *printer) kernel(k *Kernel) {
+	if k == nil || len(k.Differs) == 0 {
+		return
+	}
+	p.line(nil)
+	p.line(styled("the kernel says otherwise", bold).add(" (a table changed meanwhile, or podtrace reads it wrongly)", plain))
+	for _, d := range k.Differs {
+		p.prose(styled("! ", yellow), fmt.Sprintf("%s %s: tables: %s; kernel: %s", d.Node, d.Netns, d.Tables, d.Kernel), plain)
+		p.line(text("    see: " + Clean(d.Command)))
+	}
 }
 
 func (p *printer) incomplete(r *Report) {

@@ -23,6 +23,8 @@ type Report struct {
 	Findings    []Finding `json:"findings"`
 	Verdict     Verdict   `json:"verdict"`
 	Capture     *Capture  `json:"capture,omitempty"` // absent when no packet was looked for (check)
+	// Kernel is what the kernels answered when they were asked the path's lookups themselves.
+	Kernel *Kernel `json:"kernel,omitempty"`
 	// Incomplete names what could not be read or observed and therefore was not judged.
 	Incomplete []string `json:"incomplete,omitempty"`
 }
@@ -168,6 +170,21 @@ type Verdict struct {
 	Interface string `json:"interface,omitempty"`
 	Summary   string `json:"summary"`
 	Remedy    string `json:"remedy,omitempty"`
+}
+
+// Kernel is a second opinion on the tables: the kernels' own answers to the lookups of the path.
+type Kernel struct {
+	Asked   int          `json:"asked"`
+	Differs []Difference `json:"differs"`
+}
+
+// Difference is a lookup that a kernel answers otherwise than the tables that it showed.
+type Difference struct {
+	Node    string `json:"node"`
+	Netns   string `json:"netns"`
+	Command string `json:"command"` // asks the same
+	Tables  string `json:"tables"`  // the entry that the tables lead to
+	Kernel  string `json:"kernel"`  // what the kernel says
 }
 
 // Capture says how the wire was watched.

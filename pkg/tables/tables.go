@@ -310,6 +310,19 @@ type Route struct {
 	Expires   uint32    `json:"expires,omitempty"` // seconds; exceptions of IPv6
 }
 
+// RouteQuestion is what a packet asks the routing tables (struct flowi4, flowi6).
+type RouteQuestion struct {
+	Dst   netip.Addr `json:"dst"`
+	Src   netip.Addr `json:"src,omitzero"`  // invalid: not chosen yet
+	IIF   Ifindex    `json:"iif,omitempty"` // 0: a packet of local origin
+	OIF   Ifindex    `json:"oif,omitempty"` // 0: any
+	TOS   uint8      `json:"tos,omitempty"`
+	Mark  uint32     `json:"mark,omitempty"`
+	Proto uint8      `json:"proto,omitempty"`
+	SPort uint16     `json:"sport,omitempty"`
+	DPort uint16     `json:"dport,omitempty"`
+}
+
 // NextHop is one way out of a route.
 type NextHop struct {
 	Gateway netip.Addr `json:"via,omitzero"` // invalid: the destination is on the link; may be IPv6 for an IPv4 route

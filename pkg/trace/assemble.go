@@ -37,6 +37,12 @@ func assemble(c *Case, path verify.Result, fs []diagnose.Finding, v diagnose.Ver
 		})
 	}
 	r.Capture = captured(c)
+	if o := c.Opinion; o != nil {
+		r.Kernel = &report.Kernel{Asked: o.Asked, Differs: []report.Difference{}}
+		for _, d := range o.Differs {
+			r.Kernel.Differs = append(r.Kernel.Differs, report.Difference(d))
+		}
+	}
 	return r
 }
 

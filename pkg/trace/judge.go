@@ -34,6 +34,8 @@ type Case struct {
 	Sent     diagnose.Sent
 	Probe    *report.Probe
 	Version  string
+	// Opinion is what the kernels said when they were asked; nil: they were not.
+	Opinion *Opinion
 	// Incomplete names what could not be read, beside what the snapshot says itself.
 	Incomplete []string
 }

@@ -152,6 +152,7 @@ func Check(ctx context.Context, o Options) (*report.Report, error) {
 		s.c.Flow.TCPFlags = tcpSyn
 	}
 	s.setICMP()
+	s.c.Opinion = s.ask(newPlan(&s.c))
 	return Judge(&s.c), nil
 }
 
@@ -334,6 +335,7 @@ func (s *session) send(ctx context.Context, pr *probe.Prober) {
 // device of both nodes by which a packet could leave the way that was meant.
 func (s *session) points() ([]capture.Point, []Point, error) {
 	p := newPlan(&s.c)
+	s.c.Opinion = s.ask(p)
 	var pts []Point
 	add := func(ns *tables.Netns, i tables.Ifindex) {
 		if ns == nil || i == 0 {

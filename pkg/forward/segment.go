@@ -1,0 +1,270 @@
+package forward
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/podtrace/podtrace/pkg/ether"
+	"github.com/podtrace/podtrace/pkg/netfilter"
+	"github.com/podtrace/podtrace/pkg/tables"
+)
+
+// neighAnswer is the result of asking a link-layer segment for an address.
+type neighAnswer struct {
+	found   bool
+	mac     ether.MAC
+	who     string
+	outside bool // the segment reaches hosts that are not in the snapshot
+}
+
+// station is one interface as a member of a segment.
+type station struct {
+	h *host
+	l *tables.Link
+}
+
+// crossing is a frame's passage of a bridge. from is nil for a frame of the bridge itself, to for one that it
+// takes.
+type crossing struct {
+	h            *host
+	br, from, to *tables.Link
+}
+
+// whoHas plays an ARP request or a neighbour solicitation: who on the segment behind the device would
+// answer for that address. src is the source of the packet that waits for the answer.
+func (m *Model) whoHas(h *host, out *tables.Link, ip, src netip.Addr) neighAnswer {
+	var ans neighAnswer
+	asker := h.addrOn(out.Index, ip, ip.Is6())
+	if ip.Is6() {
+		asker = h.solicitFrom(out, src)
+	}
+	f := flooder{m: m, seen: make(map[*tables.Link]bool)}
+	f.visit = func(s station) {
+		if ans.found || !s.answersFor(ip, asker) || !m.answered(station{h, out}, s, asker, ip, f.path) {
+			return
+		}
+		ans.found, ans.mac = true, s.l.MAC
+		ans.who = fmt.Sprintf("%s %s of %s", s.h.Name, s.l.Name, s.h.Node)
+	}
+	ans.outside = f.flood(h, out)
+	return ans
+}
+
+// answered reports whether the question gets to a station and its answer back.
+func (m *Model) answered(asker, to station, src, ip netip.Addr, path []crossing) bool {
+	if ip.Is6() {
+		return m.ndAnswered(asker, to, src, ip, path)
+	}
+	p := netfilter.Packet{Family: netfilter.FamilyARP, EtherType: ether.TypeARP, EthSrc: asker.l.MAC, EthDst: broadcast}
+	back := p
+	back.EthSrc, back.EthDst = to.l.MAC, asker.l.MAC
+	return m.crosses(path, p) && m.crosses(reversed(path), back)
+}
+
+var broadcast = ether.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+func reversed(path []crossing) []crossing {
+	out := make([]crossing, 0, len(path))
+	for i := len(path) - 1; i >= 0; i-- {
+		c := path[i]
+		c.from, c.to = c.to, c.from
+		out = append(out, c)
+	}
+	return out
+}
+
+// crosses reports whether rules of the bridges on a way let a frame pass: those of nftables' family bridge,
+// and for IPv6 those of the IP layer where br_netfilter shows them frames.
+func (m *Model) crosses(path []crossing, p netfilter.Packet) bool {
+	for _, c := range path {
+		q := p
+		if c.from != nil && c.from.Port.Locked && !c.h.onPort(c.br, c.from, p.EthSrc) {
+			return false
+		}
+		if c.from != nil {
+			q.In, q.InIndex = c.from.Name, int(c.from.Index)
+		}
+		if c.to != nil {
+			q.Out, q.OutIndex = c.to.Name, int(c.to.Index)
+		}
+		if !m.passes(c.h, netfilter.FamilyBridge, q, c.hooks()...) {
+			return false
+		}
+		ip := &packet{Headers: Headers{Dst: p.Dst}}
+		if p.Family != netfilter.FamilyIPv6 || c.from == nil || c.to == nil || !m.callsIP(c.h, c.br, ip) {
+			continue
+		}
+		q.In, q.InIndex, q.PhysIn = c.br.Name, int(c.br.Index), c.from.Name
+		q.Out, q.OutIndex, q.PhysOut = c.br.Name, int(c.br.Index), c.to.Name
+		if !m.passes(c.h, netfilter.FamilyIPv6, q, c.hooks()...) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c crossing) hooks() []netfilter.Hook {
+	switch {
+	case c.from == nil:
+		return []netfilter.Hook{netfilter.HookOutput, netfilter.HookPostrouting}
+	case c.to == nil:
+		return []netfilter.Hook{netfilter.HookPrerouting, netfilter.HookInput}
+	default:
+		return []netfilter.Hook{netfilter.HookPrerouting, netfilter.HookForward, netfilter.HookPostrouting}
+	}
+}
+
+// untracked: conntrack leaves neighbour discovery alone (nf_conntrack_proto_icmpv6.c), and ARP.
+var untracked = netfilter.Conn{State: netfilter.ConnUntracked}
+
+// passes reports whether no rule of the hooks is known to drop a packet that no connection belongs to.
+func (m *Model) passes(h *host, family netfilter.Family, p netfilter.Packet, hooks ...netfilter.Hook) bool {
+	if h.Netfilter == nil {
+		return true
+	}
+	st := netfilter.NewState(h.Netfilter)
+	for _, hook := range hooks {
+		for _, o := range st.Run(family, hook, p, untracked, env{m, h}) {
+			if o.Verdict == netfilter.Drop || o.Verdict == netfilter.Reject {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// flooder takes a broadcast to every station of a segment.
+type flooder struct {
+	m     *Model
+	seen  map[*tables.Link]bool
+	path  []crossing // to where the broadcast is
+	visit func(station)
+}
+
+func (f *flooder) cross(c crossing, then func()) {
+	f.path = append(f.path, c)
+	then()
+	f.path = f.path[:len(f.path)-1]
+}
+
+// flood visits every station that a broadcast sent out of a device reaches, and reports whether it also
+// reaches hosts outside the snapshot.
+func (f *flooder) flood(h *host, out *tables.Link) (outside bool) {
+	if f.seen[out] || !out.Up {
+		return false
+	}
+	f.seen[out] = true
+	switch {
+	case f.m.isUnderlay(h, out):
+		f.underlay(h)
+		return true
+	case out.Kind == "veth":
+		return f.into(h, out)
+	case out.Kind == "bridge":
+		return f.ports(h, out, nil)
+	case out.Kind == "vxlan":
+		return f.vxlan(h, out)
+	case isUpper(out.Kind):
+		return f.upper(h, out)
+	default:
+		return out.Kind != "" && !out.Loopback
+	}
+}
+
+func (f *flooder) into(h *host, out *tables.Link) bool {
+	ph, pl := f.m.peer(h, out)
+	if pl == nil {
+		return ph == nil
+	}
+	if !pl.Up || f.seen[pl] {
+		return false
+	}
+	f.seen[pl] = true
+	for _, up := range f.m.uppers[pl] {
+		f.visit(up)
+	}
+	if pl.Port == nil {
+		f.visit(station{ph, pl})
+		return false
+	}
+	br := ph.links[pl.Master]
+	if br == nil || !portTakes(br, pl) {
+		return false
+	}
+	f.cross(crossing{ph, br, pl, nil}, func() { f.visit(station{ph, br}) })
+	return f.ports(ph, br, pl)
+}
+
+func (f *flooder) ports(h *host, br, from *tables.Link) (outside bool) {
+	for _, port := range h.ports[br.Index] {
+		if port == from || !portGives(from, port) || !port.Port.BroadcastFl {
+			continue
+		}
+		f.cross(crossing{h, br, from, port}, func() { outside = f.flood(h, port) || outside })
+	}
+	return outside
+}
+
+// vxlan visits the stations behind a vxlan device's default destinations; without one, a broadcast goes
+// nowhere.
+func (f *flooder) vxlan(h *host, out *tables.Link) (outside bool) {
+	var dsts []netip.Addr
+	for _, row := range h.vxfdb[macKey{out.Index, ether.MAC{}}] {
+		dsts = append(dsts, row.Dst)
+	}
+	if out.VXLAN != nil && out.VXLAN.Group.IsValid() {
+		dsts = append(dsts, out.VXLAN.Group)
+	}
+	for _, d := range dsts {
+		th := f.m.underlayHost(d)
+		if th == nil {
+			outside = true
+			continue
+		}
+		for _, l := range th.links {
+			if l.VXLAN != nil && out.VXLAN != nil && l.VXLAN.VNI == out.VXLAN.VNI && l.Up {
+				f.visit(station{th, l})
+			}
+		}
+	}
+	return outside
+}
+
+// upper is a broadcast of a stacked device: siblings of mode bridge take it, and whoever is beyond the lower
+// device.
+func (f *flooder) upper(h *host, out *tables.Link) (outside bool) {
+	lh, lower := f.m.peer(h, out)
+	if lower == nil {
+		return true
+	}
+	for _, up := range f.m.uppers[lower] {
+		if up.l != out && up.l.Up && (out.Macvlan == "bridge" && up.l.Macvlan == "bridge" || out.Macvlan == "l2") {
+			f.visit(up)
+		}
+	}
+	if f.m.isUnderlay(lh, lower) {
+		f.underlay(lh)
+		return true
+	}
+	return f.flood(lh, lower)
+}
+
+// underlay visits every node's devices that lead to the underlay. Which of them share a segment is not in the
+// tables; an address is looked for on all.
+func (f *flooder) underlay(from *host) {
+	for _, h := range f.m.order {
+		if h == from || !h.isHost() {
+			continue
+		}
+		for i := range h.Links {
+			l := &h.Links[i]
+			if !l.Up || !f.m.isUnderlay(h, l) {
+				continue
+			}
+			f.visit(station{h, l})
+			for _, up := range f.m.uppers[l] {
+				f.visit(up)
+			}
+		}
+	}
+}
