@@ -53,6 +53,10 @@ fuzz: ## each fuzz target for FUZZTIME (20000 inputs)
 bench: ## benchmarks that match BENCH (all)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
+.PHONY: faults
+faults: ## every fault of the lab on either node: the table of verdicts
+	$(GO) test ./pkg/trace -run TestFaultMatrix -v | grep -v -e '=== RUN' -e '--- PASS'
+
 .PHONY: chaos
 chaos: ## the model against the kernel with new random cases (CHAOS times)
 	$(GO) test ./pkg/forward -run AgainstKernel -v -seed=0 -pathseed=0 -count=$(CHAOS) -timeout 60m

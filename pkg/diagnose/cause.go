@@ -99,7 +99,6 @@ func (c *leg) nameRoute(ck *verify.Check, f *Finding) (cause, summary string) {
 	case s.Route == nil:
 		return c.routeMissing(), fmt.Sprintf("%s: no route for %s, expected %s", s.Node, s.Target, ck.Expected)
 	case c.byForeignRule(s):
-		f.Interface = ck.Interface
 		return "policy-rule-hijack", fmt.Sprintf("%s: a policy rule takes %s before table main: %s (%s)", s.Node, s.Target, ck.Observed, s.Note)
 	case s.Route.Dst.Bits() == 0:
 		return c.routeMissing(), fmt.Sprintf("%s: no route for %s but the default one, %q; expected %s", s.Node, s.Target, ck.Observed, ck.Expected)
@@ -300,6 +299,20 @@ func (c *leg) inPod(d *forward.Drop) bool {
 	return c.intent != nil && (d.Netns == c.intent.Src.Netns && c.intent.Src.Pod || d.Netns == c.intent.Dst.Netns && c.intent.Dst.Pod)
 }
 
+// podInterface is the device of the pod in which a packet dies.
+func (c *leg) podInterface(d *forward.Drop) string {
+	end := c.intent.Src
+	if d.Netns == c.intent.Dst.Netns {
+		end = c.intent.Dst
+	}
+	if ns := c.intent.Snapshot.ByID(d.Netns); ns != nil {
+		if l := ns.Link(end.Interface); l != nil {
+			return l.Name
+		}
+	}
+	return ""
+}
+
 func (c *leg) podName(d *forward.Drop) string {
 	if ns := c.intent.Snapshot.ByID(d.Netns); ns != nil {
 		return ns.Name
@@ -311,6 +324,7 @@ func (c *leg) nameNoRoute(d *forward.Drop, f *Finding) (cause, summary string) {
 	s := &d.Step
 	switch {
 	case c.inPod(d):
+		f.Interface = c.podInterface(d)
 		return "pod-default-route-missing", fmt.Sprintf("%s on %s: no route to %s", c.podName(d), d.Node, s.Target)
 	case c.intent != nil && s.Target == c.intent.Dst.IP && d.Node == c.intent.Dst.Node:
 		return "pod-host-route-missing", fmt.Sprintf("%s: no route to its own pod %s", d.Node, s.Target)

@@ -107,7 +107,11 @@ func place(leg, hop, sub int) int { return leg*legPlaces + hop*100 + min(sub, 99
 // legFindings walks one leg from its sender on.
 func legFindings(in Input, l *verify.Leg, intent *verify.Intent, n int) []Finding {
 	c := &leg{in: in, Leg: l, intent: intent, n: n}
-	c.whole = in.Wire != nil && l.Journeys > 0 && l.Arrived == l.Journeys
+	if in.Wire != nil {
+		c.whole = l.Journeys > 0 && l.Arrived == l.Journeys
+	} else {
+		c.whole = l.Forward.End == forward.Delivered && intent != nil && l.Forward.Final == intent.Dst.Netns
+	}
 	for i := range l.Hops {
 		for k := range l.Hops[i].Checks {
 			c.check(i, k, &l.Hops[i].Checks[k])
@@ -127,7 +131,8 @@ type leg struct {
 	in     Input
 	intent *verify.Intent
 	n      int
-	// whole: every packet that set out arrived, whatever the tables look like
+	// whole: every packet that set out arrived, whatever the tables look like; without packets, the tables
+	// lead all the way
 	whole bool
 	found []Finding
 }

@@ -150,4 +150,3 @@ func sameWay(kernel, ours tables.Route) bool {
 		return !slices.ContainsFunc(ours.NextHops, func(o tables.NextHop) bool { return o.Index == k.Index && o.Gateway == k.Gateway })
 	})
 }
-
