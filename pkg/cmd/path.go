@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +18,8 @@ type pathOptions struct {
 	Interval time.Duration
 	Timeout  time.Duration
 	Full     bool
+	NoBPF    bool
+	Contrast string
 }
 
 const pathLong = `Trace the path from A to B and back.
@@ -59,6 +62,9 @@ func newPathCmd(s *Streams, runF func(context.Context, *pathOptions) error) *cob
 	f.IntVar(&o.Count, "count", 3, "how many probes to send")
 	f.DurationVar(&o.Interval, "interval", 50*time.Millisecond, "time between two probes")
 	f.DurationVar(&o.Timeout, "timeout", time.Second, "how long to wait for the last answer; with --probe none, how long to watch")
+	f.BoolVar(&o.NoBPF, "no-bpf", false, "do not ask the kernel why it dropped a packet (skb:kfree_skb)")
+	f.StringVar(&o.Contrast, "contrast", string(trace.ContrastAuto),
+		"further probes, small and few: auto (a full-size packet on a healthy path; others when the place alone does not decide), always, never")
 	f.BoolVar(&o.Full, "full", false, "capture payloads too; without it headers only")
 	return c
 }
@@ -73,6 +79,8 @@ func (o *pathOptions) complete(c *cobra.Command, args []string) error {
 		return usageErrorf(c.CommandPath(), "flag --count: %d is less than 1", o.Count)
 	case o.Interval < 0:
 		return usageErrorf(c.CommandPath(), "flag --interval: %s is negative", o.Interval)
+	case !slices.Contains([]trace.Contrast{trace.ContrastAuto, trace.ContrastAlways, trace.ContrastNever}, trace.Contrast(o.Contrast)):
+		return usageErrorf(c.CommandPath(), "flag --contrast: %q is none of auto, always, never", o.Contrast)
 	case o.Timeout <= 0:
 		return usageErrorf(c.CommandPath(), "flag --timeout: %s is not positive", o.Timeout)
 	}
@@ -85,6 +93,7 @@ func runPath(ctx context.Context, o *pathOptions) error {
 		return err
 	}
 	to.Count, to.Interval, to.Timeout, to.Full = o.Count, o.Interval, o.Timeout, o.Full
+	to.NoBPF, to.Contrast = o.NoBPF, trace.Contrast(o.Contrast)
 	r, err := trace.Path(ctx, to)
 	if r == nil && err == nil {
 		return fmt.Errorf("trace %q to %q: no report was made", o.Source, o.Destination)

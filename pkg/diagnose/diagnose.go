@@ -76,6 +76,7 @@ type Input struct {
 	Sent Sent
 	// Incomplete names tables that could not be read whole.
 	Incomplete []string
+	Witness    Witness
 }
 
 // Diagnose gives the findings, in the order of the path, and the verdict.
@@ -85,6 +86,7 @@ func Diagnose(in Input) ([]Finding, Verdict) {
 	// without a request that arrives there is no reply to miss: the tables still speak for it
 	fs = append(fs, legFindings(in, &in.Path.Reply, reversed(in.Intent), 1)...)
 	slices.SortStableFunc(fs, func(a, b Finding) int { return cmp.Compare(a.place, b.place) })
+	fs = append(fs, bySize(in)...)
 	fs = dedup(fs)
 	return fs, verdict(in, fs)
 }
@@ -239,9 +241,11 @@ func (c *leg) lost() {
 	next := &c.Hops[i]
 	words := fmt.Sprintf("%d of %d packets seen at %s %s (%s), %d at %s %s (%s)",
 		last.Seen, c.Journeys, last.Node, last.Interface, last.Dir, next.Seen, next.Node, next.Interface, next.Dir)
+	said := c.kernelSaid(last, next)
 	for k := range c.found {
 		if c.found[k].place >= place(c.n, c.Last, 0) && c.found[k].Severity == Error {
 			c.found[k].Evidence = append(c.found[k].Evidence, "wire: "+words)
+			c.found[k].Evidence = append(c.found[k].Evidence, said...)
 			return
 		}
 	}
@@ -252,6 +256,11 @@ func (c *leg) lost() {
 			last.Node, last.Interface, next.Node, next.Interface),
 	}
 	c.explainLoss(&f, last, next)
+	if len(said) > 0 {
+		f.Summary += "; " + said[0]
+		f.Evidence = append(f.Evidence, said...)
+	}
+	c.byContrast(&f, last, next)
 	c.found = append(c.found, f)
 }
 

@@ -33,12 +33,13 @@ type Flow struct {
 	Src, Dst         netip.Addr // Src invalid: the kernel chooses
 	SrcPort, DstPort uint16     // of ICMP echo: SrcPort is the identifier
 	ICMPType         uint8      // 8 and 0 (128 and 129 in IPv6): echo request and reply
-	TCPFlags         uint8      // 0x02: SYN
-	Length           int        // bytes of the IP packet, 0: small
-	TTL              uint8      // 0: the namespace's default
-	DF               bool       // IPv4 don't fragment
-	GSO              bool       // a super-packet that devices may segment: MTU does not apply
-	Mark             uint32     // SO_MARK
+	ICMPCode         uint8
+	TCPFlags         uint8  // 0x02: SYN
+	Length           int    // bytes of the IP packet, 0: small
+	TTL              uint8  // 0: the namespace's default
+	DF               bool   // IPv4 don't fragment
+	GSO              bool   // a super-packet that devices may segment: MTU does not apply
+	Mark             uint32 // SO_MARK
 }
 
 // Direction is the way a packet passes an interface.

@@ -75,7 +75,7 @@ func (p *packet) nfPacket(in, out *tables.Link) netfilter.Packet {
 	np := netfilter.Packet{
 		EtherType: p.EtherType, EthSrc: p.EthSrc, EthDst: p.EthDst,
 		Src: p.Src, Dst: p.Dst, Proto: p.Proto, TTL: p.TTL, Length: p.length, Mark: p.mark,
-		TCPFlags: p.flow.TCPFlags, ICMPType: p.flow.ICMPType,
+		TCPFlags: p.flow.TCPFlags, ICMPType: p.flow.ICMPType, ICMPCode: p.flow.ICMPCode,
 	}
 	np.Family = netfilter.FamilyIPv4
 	if p.Dst.Is6() {

@@ -108,6 +108,8 @@ type Result struct {
 	// Errors says what else came back or why nothing was sent, each thing once, in order: "connect:
 	// no route to host", "connection refused", "host unreachable from 10.1.11.91".
 	Errors []string
+	// PMTU is the path MTU in bytes that the last such ICMP error told the sender, 0: none did.
+	PMTU int
 }
 
 // addError adds a text that is not there yet.

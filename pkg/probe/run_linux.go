@@ -186,6 +186,9 @@ func (r *run) book(e queuedError, now time.Time) {
 		}
 	}
 	r.addError(e.String())
+	if e.errno == unix.EMSGSIZE {
+		r.PMTU = int(e.mtu)
+	}
 	if seq == 0 && e.fromNetwork() {
 		seq = r.oldestOpen() // a router that quotes no more than it has to
 	}

@@ -89,6 +89,9 @@ func (p *printer) head(r *Report) {
 		facts[0] = "unknown datapath"
 	}
 	facts = append(facts, p.probe(r.Probe), p.capture(r.Capture))
+	if s := r.Size; s != nil && s.Answered > 0 {
+		facts = append(facts, fmt.Sprintf("full size (%d bytes) passes", s.Bytes))
+	}
 	p.line(text(strings.Join(facts, " "+p.dot+" ")))
 	if r.Capture == nil {
 		return

@@ -23,6 +23,10 @@ type Report struct {
 	Findings    []Finding `json:"findings"`
 	Verdict     Verdict   `json:"verdict"`
 	Capture     *Capture  `json:"capture,omitempty"` // absent when no packet was looked for (check)
+	// Contrast are further probes that were sent because the place alone did not decide.
+	Contrast []Contrast `json:"contrast,omitempty"`
+	// Size is what became of full-size packets; absent when none were sent.
+	Size *Size `json:"size,omitempty"`
 	// Kernel is what the kernels answered when they were asked the path's lookups themselves.
 	Kernel *Kernel `json:"kernel,omitempty"`
 	// Incomplete names what could not be read or observed and therefore was not judged.
@@ -170,6 +174,28 @@ type Verdict struct {
 	Interface string `json:"interface,omitempty"`
 	Summary   string `json:"summary"`
 	Remedy    string `json:"remedy,omitempty"`
+}
+
+// Contrast is a further probe: what passes where the path's own packets do not.
+type Contrast struct {
+	Name     string   `json:"name"`
+	What     string   `json:"what"`
+	Sent     int      `json:"sent"`
+	Seen     int      `json:"seen"` // that arrived, by a tap at the far node
+	Answered int      `json:"answered,omitempty"`
+	Errors   []string `json:"errors,omitempty"`
+}
+
+// Size is what became of packets as large as the sender's device takes, with fragmentation forbidden.
+type Size struct {
+	Bytes    int `json:"bytes"` // of the IP packet
+	Sent     int `json:"sent"`
+	Answered int `json:"answered"`
+	// PMTU is the smaller path MTU that an ICMP error told the sender.
+	PMTU int `json:"pmtu,omitempty"`
+	// Passes and Fails bracket the limit where one was measured.
+	Passes int `json:"passes,omitempty"`
+	Fails  int `json:"fails,omitempty"`
 }
 
 // Kernel is a second opinion on the tables: the kernels' own answers to the lookups of the path.

@@ -37,6 +37,15 @@ func assemble(c *Case, path verify.Result, fs []diagnose.Finding, v diagnose.Ver
 		})
 	}
 	r.Capture = captured(c)
+	for _, t := range c.Witness.Contrast {
+		r.Contrast = append(r.Contrast, report.Contrast(t))
+	}
+	if s := c.Sized; s != nil {
+		r.Size = &report.Size{
+			Bytes: s.Size.Bytes, Sent: s.Size.Sent, Answered: s.Size.Answered, PMTU: s.Size.PMTU,
+			Passes: s.Size.Passes, Fails: s.Size.Fails,
+		}
+	}
 	if o := c.Opinion; o != nil {
 		r.Kernel = &report.Kernel{Asked: o.Asked, Differs: []report.Difference{}}
 		for _, d := range o.Differs {

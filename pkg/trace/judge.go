@@ -34,6 +34,10 @@ type Case struct {
 	Sent     diagnose.Sent
 	Probe    *report.Probe
 	Version  string
+	// Witness is what else was asked and heard.
+	Witness diagnose.Witness
+	// Sized is the trace of full-size packets; nil: none were sent.
+	Sized *Sized
 	// Opinion is what the kernels said when they were asked; nil: they were not.
 	Opinion *Opinion
 	// Incomplete names what could not be read, beside what the snapshot says itself.
@@ -117,16 +121,24 @@ func underlay(c *Case) map[netip.Addr]netns.ID {
 
 // Judge compares the three sources and makes the report.
 func Judge(c *Case) *report.Report {
+	_, in := compare(c)
+	path := verify.Verify(in)
+	witness := c.Witness
+	witness.Size = size(c)
+	fs, v := diagnose.Diagnose(diagnose.Input{
+		Path: path, Intent: in.Intent, Wire: in.Wire, Sent: c.Sent, Incomplete: incomplete(c), Witness: witness,
+	})
+	return assemble(c, path, fs, v)
+}
+
+// compare lays the three sources of a case side by side.
+func compare(c *Case) (plan, verify.Input) {
 	p := newPlan(c)
 	in := verify.Input{Request: p.request, Reply: p.reply, Intent: intent(c, p.model)}
 	if c.Observed != nil {
 		in.Wire = wire(c, p)
 	}
-	path := verify.Verify(in)
-	fs, v := diagnose.Diagnose(diagnose.Input{
-		Path: path, Intent: in.Intent, Wire: in.Wire, Sent: c.Sent, Incomplete: incomplete(c),
-	})
-	return assemble(c, path, fs, v)
+	return p, in
 }
 
 func intent(c *Case, m *forward.Model) *verify.Intent {
@@ -244,7 +256,7 @@ func correlateFlow(c *Case, p plan) correlate.Flow {
 }
 
 func incomplete(c *Case) []string {
-	out := slices.Clone(c.Incomplete)
+	out := append(slices.Clone(c.Incomplete), c.Witness.Missed...)
 	for _, n := range c.Snapshot.Netns {
 		for _, s := range n.Incomplete {
 			out = append(out, n.Node+" "+n.Name+": "+s)

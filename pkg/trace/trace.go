@@ -5,13 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
-	"github.com/podtrace/podtrace/pkg/capture"
-	"github.com/podtrace/podtrace/pkg/diagnose"
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/inventory"
 	"github.com/podtrace/podtrace/pkg/netns"
@@ -32,6 +27,8 @@ type Options struct {
 	Interval    time.Duration
 	Timeout     time.Duration // for the last answer; without a probe, how long to watch
 	Full        bool          // keep payloads
+	NoBPF       bool          // do not ask the kernel for its drop reasons
+	Contrast    Contrast      // when to send further probes
 	// Progress, if set, is told each step; it must not block.
 	Progress func(format string, args ...any)
 	Version  string
@@ -61,7 +58,6 @@ type session struct {
 	c       Case
 	sources []tables.Source
 	close   func() error
-	marker  [8]byte // starts the probe's payloads
 }
 
 // start resolves both ends and reads every table on the way.
@@ -151,7 +147,7 @@ func Check(ctx context.Context, o Options) (*report.Report, error) {
 	if s.c.Flow.Proto == forward.ProtoTCP {
 		s.c.Flow.TCPFlags = tcpSyn
 	}
-	s.setICMP()
+	setICMP(&s.c.Flow)
 	s.c.Opinion = s.ask(newPlan(&s.c))
 	return Judge(&s.c), nil
 }
@@ -171,36 +167,30 @@ func protoOf(p probe.Spec, dst netip.Addr) uint8 {
 	return forward.ProtoICMP
 }
 
-func (s *session) setICMP() {
-	switch s.c.Flow.Proto {
+func setICMP(f *forward.Flow) {
+	switch f.Proto {
 	case forward.ProtoICMP:
-		s.c.Flow.ICMPType = 8
+		f.ICMPType = 8
 	case forward.ProtoICMPv6:
-		s.c.Flow.ICMPType = 128
+		f.ICMPType = 128
 	}
 }
 
-// Path traces live: probe, capture at every point, judge. A cancelled context ends the capture early and
-// judges what was seen; the report then comes with the context's error.
+// Path traces live: probe, capture at every point, judge. What the place alone does not decide is decided by
+// further probes. A cancelled context ends the capture early and judges what was seen; the report then comes
+// with the context's error.
 func Path(ctx context.Context, o Options) (*report.Report, error) {
 	s, err := start(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	defer s.close() //nolint:errcheck // descriptors that were only read
-	var pr *probe.Prober
-	if o.Probe.Proto != probe.None {
-		if pr, err = s.prepare(); err != nil {
-			return nil, err
-		}
-		defer pr.Close() //nolint:errcheck // its sockets are done with
-	} else {
-		s.watchFlow()
-	}
-	if err := s.observe(ctx, pr); err != nil {
+	st := &stage{session: s, c: &s.c, spec: o.Probe, count: o.Count, interval: o.Interval, timeout: o.Timeout}
+	if err := st.run(ctx); err != nil {
 		return nil, err
 	}
 	s.o.say("judging %d frames", len(s.c.Observed.Frames))
+	s.contrast(ctx, Judge(&s.c))
 	return Judge(&s.c), errors.Join(s.vanished(), ctx.Err())
 }
 
@@ -218,36 +208,6 @@ func (s *session) vanished() error {
 	return nil
 }
 
-// prepare opens the probe's sockets, so that its ports are known before the filters are made.
-func (s *session) prepare() (*probe.Prober, error) {
-	h := s.handle(s.c.From.PodNetns)
-	if h == nil {
-		return nil, &Error{Msg: fmt.Sprintf("the namespace of %q is not on this machine", s.o.Source), hint: "use --probe none on real traffic"}
-	}
-	spec := s.o.Probe
-	pr, err := probe.Prepare(h, spec, s.c.Flow.Src, s.c.Flow.Dst, probe.Options{})
-	if err != nil {
-		return nil, err
-	}
-	f := pr.Flow()
-	s.marker = f.Marker
-	s.c.Flow.Proto, s.c.Flow.SrcPort, s.c.Flow.DstPort = f.Proto, f.SrcPort, f.DstPort
-	if f.Src.IsValid() {
-		s.c.Flow.Src = f.Src
-	}
-	if f.Proto == forward.ProtoTCP {
-		s.c.Flow.TCPFlags = tcpSyn
-	}
-	s.setICMP()
-	return pr, nil
-}
-
-// watchFlow is any packet between the two ends.
-func (s *session) watchFlow() {
-	s.c.Flow.Proto = forward.ProtoTCP
-	s.c.Flow.TCPFlags = tcpSyn
-}
-
 func (s *session) handle(id netns.ID) *netns.Handle {
 	for _, src := range s.sources {
 		if src.Netns.ID() == id {
@@ -255,169 +215,4 @@ func (s *session) handle(id netns.ID) *netns.Handle {
 		}
 	}
 	return nil
-}
-
-// observe arms all taps, sends, and takes in what they saw.
-func (s *session) observe(ctx context.Context, pr *probe.Prober) error {
-	pts, points, err := s.points()
-	if err != nil {
-		return err
-	}
-	var last atomic.Int64 // when the newest frame was read, in ns
-	cfg := capture.Config{Points: pts, OnFrame: func(capture.Frame) { last.Store(time.Now().UnixNano()) }}
-	if s.o.Full {
-		cfg.SnapLen = fullSnapLen
-	}
-	s.o.say("arming %d taps", len(pts))
-	ses, err := capture.Open(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	ses.Start()
-	s.send(ctx, pr)
-	quiesce(ctx, &last)
-	end := time.Now().UnixNano()
-	res := ses.Stop()
-	for i := range points {
-		points[i].Stats = res.Points[i]
-	}
-	s.c.Observed = &Observed{Points: points, Frames: res.Frames, ArmNs: ses.ArmDuration().Nanoseconds(), End: end}
-	return nil
-}
-
-// What is still under way when the last answer has come: the far end of a closing TCP connection.
-const (
-	quiet     = 25 * time.Millisecond // longer than the rings hold a frame back
-	quietMost = 300 * time.Millisecond
-)
-
-// quiesce waits until no frame has come for a while, counted from now: what was sent last may not have been
-// read yet.
-func quiesce(ctx context.Context, last *atomic.Int64) {
-	last.Store(time.Now().UnixNano())
-	for end := time.Now().Add(quietMost); time.Now().Before(end) && ctx.Err() == nil; {
-		left := quiet - time.Since(time.Unix(0, last.Load()))
-		if left <= 0 {
-			return
-		}
-		time.Sleep(left)
-	}
-}
-
-// fullSnapLen keeps any frame whole, super-packets included.
-const fullSnapLen = 262144
-
-// send runs the probe, or waits while others send.
-func (s *session) send(ctx context.Context, pr *probe.Prober) {
-	if pr == nil {
-		s.o.say("watching for %s", s.o.Timeout)
-		s.c.Sent.Watching = true
-		s.c.Probe = &report.Probe{Protocol: probe.None}
-		select {
-		case <-ctx.Done():
-		case <-time.After(s.o.Timeout):
-		}
-		return
-	}
-	s.o.say("sending %d %s probes", s.o.Count, s.o.Probe)
-	r := pr.Run(ctx, s.o.Count, s.o.Interval, s.o.Timeout)
-	s.c.Sent = diagnose.Sent{Sent: r.Sent, Answered: r.Answered, Errors: r.Errors}
-	s.c.Probe = &report.Probe{
-		Protocol: s.o.Probe.Proto, SrcPort: s.c.Flow.SrcPort, DstPort: s.c.Flow.DstPort,
-		Sent: r.Sent, Answered: r.Answered, RTTNanos: medianRTT(r.Replies),
-	}
-	if len(r.Errors) > 0 {
-		s.c.Probe.Error = r.Errors[0]
-	}
-}
-
-// points are the interfaces to watch: where the tables lead, how both pods are attached, and every
-// device of both nodes by which a packet could leave the way that was meant.
-func (s *session) points() ([]capture.Point, []Point, error) {
-	p := newPlan(&s.c)
-	s.c.Opinion = s.ask(p)
-	var pts []Point
-	add := func(ns *tables.Netns, i tables.Ifindex) {
-		if ns == nil || i == 0 {
-			return
-		}
-		l := ns.Link(i)
-		if l == nil || !l.Up {
-			return
-		}
-		for _, x := range pts {
-			if x.Netns == ns.ID && x.Ifindex == i {
-				return
-			}
-		}
-		pts = append(pts, Point{ID: len(pts), Netns: ns.ID, Node: ns.Node, Name: ns.Name, Interface: l.Name, Ifindex: i})
-	}
-	for _, legs := range [][]forward.Leg{p.request, p.reply} {
-		for _, l := range legs {
-			for _, h := range l.Hops {
-				add(s.c.Snapshot.ByID(h.Netns), h.Ifindex)
-			}
-		}
-	}
-	for _, loc := range []resolve.Location{s.c.From, s.c.To} {
-		host := s.c.Snapshot.ByID(loc.HostNetns)
-		add(s.c.Snapshot.ByID(loc.PodNetns), loc.Ifindex)
-		add(host, loc.VethIndex)
-		add(host, loc.BridgeIndex)
-		if host == nil || s.c.From.Node == s.c.To.Node {
-			continue
-		}
-		for i := range host.Links {
-			l := &host.Links[i]
-			if l.Kind == "vxlan" || p.model.IsUnderlay(host.ID, l.Index) && l.LowerUp {
-				add(host, l.Index)
-			}
-		}
-	}
-	taps, err := s.taps(p, pts)
-	return taps, pts, err
-}
-
-// taps gives each point its namespace and its filter.
-func (s *session) taps(p plan, pts []Point) ([]capture.Point, error) {
-	a, b := aliases(&s.c, p)
-	flow := capture.Flow{Proto: s.c.Flow.Proto, A: a, B: b, APort: s.c.Flow.SrcPort, BPort: s.c.Flow.DstPort, Marker: s.marker}
-	if s.o.Probe.Proto == probe.None {
-		flow.Proto = 0
-	}
-	var encap []capture.Encap
-	for _, port := range vxlanPorts(s.c.Snapshot) {
-		encap = append(encap, capture.Encap{UDPPort: port})
-	}
-	out := make([]capture.Point, len(pts))
-	var g errgroup.Group
-	for i, pt := range pts {
-		g.Go(func() error {
-			l := s.c.Snapshot.ByID(pt.Netns).Link(pt.Ifindex)
-			var e []capture.Encap
-			if p.model.IsUnderlay(pt.Netns, pt.Ifindex) {
-				e = encap
-			}
-			f, err := capture.Filter(flow, e, capture.FilterOptions{NoLink: l.HardwareTy == arphrdNone})
-			out[i] = capture.Point{ID: pt.ID, Netns: s.handle(pt.Netns), Ifindex: int(pt.Ifindex), Interface: pt.Interface, Filter: f}
-			return err
-		})
-	}
-	return out, g.Wait()
-}
-
-func medianRTT(rs []probe.Reply) int64 {
-	if len(rs) == 0 {
-		return 0
-	}
-	ds := make([]time.Duration, len(rs))
-	for i, r := range rs {
-		ds[i] = r.RTT
-	}
-	for i := range ds {
-		for k := i; k > 0 && ds[k] < ds[k-1]; k-- {
-			ds[k], ds[k-1] = ds[k-1], ds[k]
-		}
-	}
-	return ds[len(ds)/2].Nanoseconds()
 }

@@ -1,0 +1,138 @@
+package diagnose
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/podtrace/podtrace/pkg/kdrop"
+	"github.com/podtrace/podtrace/pkg/verify"
+)
+
+// Witness is what was asked and heard beside tables and frames.
+type Witness struct {
+	// Drops are the packets of the flow that a kernel said it dropped, and why.
+	Drops []kdrop.Drop `json:"drops,omitempty"`
+	// Contrast are the further probes, in the order in which they were sent.
+	Contrast []Contrast `json:"contrast,omitempty"`
+	// Size is what became of full-size packets; nil: none were sent.
+	Size *Size `json:"size,omitempty"`
+	// Missed names what could not be asked.
+	Missed []string `json:"missed,omitempty"`
+}
+
+// kernelSaid gives the kernel's own words on the packets of this leg that it dropped in one of two places.
+func (c *leg) kernelSaid(places ...*verify.Hop) []string {
+	type key struct{ reason, location, device, node string }
+	var order []key
+	count := make(map[key]int)
+	for i := range c.in.Witness.Drops {
+		d := &c.in.Witness.Drops[i]
+		h := c.dropPlace(d, places)
+		if h == nil || d.Neighbour || d.Reverse != (c.n == 1) || d.Unspecified && d.Location == "" {
+			continue
+		}
+		if _, noise := kdrop.Noise(*d, c.onPath(d)); noise {
+			continue
+		}
+		k := key{d.Reason, d.Location, d.Device, h.Node}
+		if count[k] == 0 {
+			order = append(order, k)
+		}
+		count[k]++
+	}
+	var out []string
+	for _, k := range order {
+		s := "the kernel of " + k.node + " dropped it: " + k.reason
+		if k.location != "" {
+			s += " in " + k.location
+		}
+		if k.device != "" {
+			s += ", on " + k.device
+		}
+		out = append(out, fmt.Sprintf("%s (%d times)", s, count[k]))
+	}
+	return out
+}
+
+// dropPlace is the place in whose namespace a packet was dropped.
+func (c *leg) dropPlace(d *kdrop.Drop, places []*verify.Hop) *verify.Hop {
+	i := slices.IndexFunc(places, func(h *verify.Hop) bool { return d.NetnsInode == h.Netns.Ino })
+	if i < 0 {
+		return nil
+	}
+	return places[i]
+}
+
+// onPath reports whether a drop was on an interface of the leg.
+func (c *leg) onPath(d *kdrop.Drop) bool {
+	return slices.ContainsFunc(c.Hops, func(h verify.Hop) bool {
+		return h.Netns.Ino == d.NetnsInode && int(h.Ifindex) == d.Ifindex
+	})
+}
+
+// Names of the further probes.
+const (
+	ContrastNodePing  = "node-ping"  // ICMP between the nodes
+	ContrastNodeUDP   = "node-udp"   // a UDP port between the nodes that no tunnel uses
+	ContrastTunnelUDP = "tunnel-udp" // the tunnel's UDP port between the nodes
+	ContrastOtherPort = "other-port" // the same probe from another source port
+)
+
+// Contrast is one further probe and what became of it.
+type Contrast struct {
+	Name     string   `json:"name"`
+	What     string   `json:"what"` // in words, with addresses
+	Sent     int      `json:"sent"`
+	Seen     int      `json:"seen"`               // that arrived, by a tap at the far node
+	Answered int      `json:"answered,omitempty"` // that were answered, where an answer is expected
+	Errors   []string `json:"errors,omitempty"`
+}
+
+func (c Contrast) words() string {
+	s := fmt.Sprintf("contrast: %s: %d of %d arrived", c.What, c.Seen, c.Sent)
+	if len(c.Errors) > 0 {
+		s += " (" + strings.Join(c.Errors, "; ") + ")"
+	}
+	return s
+}
+
+func (w *Witness) contrast(name string) *Contrast {
+	i := slices.IndexFunc(w.Contrast, func(c Contrast) bool { return c.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &w.Contrast[i]
+}
+
+func passes(c *Contrast) bool { return c != nil && c.Sent > 0 && c.Seen == c.Sent }
+
+func fails(c *Contrast) bool { return c != nil && c.Sent > 0 && c.Seen == 0 }
+
+// byContrast names what lies between two nodes by what passes there and what does not.
+func (c *leg) byContrast(f *Finding, last, next *verify.Hop) {
+	w := &c.in.Witness
+	if last.Node == next.Node || len(w.Contrast) == 0 {
+		return
+	}
+	for _, t := range w.Contrast {
+		f.Evidence = append(f.Evidence, t.words())
+	}
+	ping, udp, tunnel := w.contrast(ContrastNodePing), w.contrast(ContrastNodeUDP), w.contrast(ContrastTunnelUDP)
+	where := fmt.Sprintf("between %s %s and %s %s", last.Node, last.Interface, next.Node, next.Interface)
+	outer := last.Frame.Outer
+	switch {
+	case outer != nil && fails(tunnel) && (passes(ping) || passes(udp)):
+		f.Cause = "vxlan-port-underlay-drop"
+		f.Summary = fmt.Sprintf("%s: the network drops UDP port %d; other traffic from node to node passes, and the tables of both are right", where, outer.DstPort)
+		f.Remedy = fmt.Sprintf("allow UDP port %d between the nodes, both ways, in the security group or firewall between them", outer.DstPort)
+	case outer == nil && (passes(ping) || passes(udp)):
+		f.Cause = "src-dst-check"
+		f.Summary = fmt.Sprintf("%s: the network drops packets from %s; those from the node's own address pass", where, last.Frame.Src)
+		f.Remedy = "turn off the source/destination check of the instances, allow the pods' addresses (allowed-address-pairs), or use an overlay"
+	case fails(ping) && fails(udp):
+		f.Cause = "underlay-down"
+		f.Summary = fmt.Sprintf("%s: nothing passes from node to node, whatever the protocol", where)
+		f.Remedy = "mend the network between the nodes: ping from node to node fails as well"
+	}
+}

@@ -1,0 +1,323 @@
+package trace
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/podtrace/podtrace/pkg/capture"
+	"github.com/podtrace/podtrace/pkg/diagnose"
+	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/kdrop"
+	"github.com/podtrace/podtrace/pkg/probe"
+	"github.com/podtrace/podtrace/pkg/report"
+	"github.com/podtrace/podtrace/pkg/resolve"
+	"github.com/podtrace/podtrace/pkg/tables"
+)
+
+// stage is one probe under watch: the taps of its path, what is sent, and what was seen of it. Its case is the
+// session's own, or a variation of it.
+type stage struct {
+	*session
+	c        *Case
+	spec     probe.Spec
+	opts     probe.Options
+	count    int
+	interval time.Duration
+	timeout  time.Duration
+	marker   [8]byte // starts the probe's payloads
+	pmtu     int     // that an ICMP error told the sender; 0: none did
+}
+
+// run prepares, arms, sends, and takes in what the taps saw.
+func (st *stage) run(ctx context.Context) error {
+	if st.spec.Proto == probe.None {
+		st.watchFlow()
+		return st.observe(ctx, nil)
+	}
+	pr, err := st.prepare()
+	if err != nil {
+		return err
+	}
+	defer pr.Close() //nolint:errcheck // its sockets are done with
+	return st.observe(ctx, pr)
+}
+
+// prepare opens the probe's sockets, so that its ports are known before the filters are made.
+func (st *stage) prepare() (*probe.Prober, error) {
+	h := st.handle(st.c.From.PodNetns)
+	if h == nil {
+		return nil, &Error{Msg: fmt.Sprintf("the namespace of %q is not on this machine", st.o.Source), hint: "use --probe none on real traffic"}
+	}
+	pr, err := probe.Prepare(h, st.spec, st.c.Flow.Src, st.c.Flow.Dst, st.opts)
+	if err != nil {
+		return nil, err
+	}
+	f := pr.Flow()
+	st.marker = f.Marker
+	flow := &st.c.Flow
+	flow.Proto, flow.SrcPort, flow.DstPort = f.Proto, f.SrcPort, f.DstPort
+	if f.Src.IsValid() {
+		flow.Src = f.Src
+	}
+	if f.Proto == forward.ProtoTCP {
+		flow.TCPFlags = tcpSyn
+	}
+	setICMP(flow)
+	return pr, nil
+}
+
+// watchFlow is any packet between the two ends.
+func (st *stage) watchFlow() {
+	st.c.Flow.Proto = forward.ProtoTCP
+	st.c.Flow.TCPFlags = tcpSyn
+}
+
+// observe arms all taps, sends, and takes in what they saw.
+func (st *stage) observe(ctx context.Context, pr *probe.Prober) error {
+	p := newPlan(st.c)
+	st.c.Opinion = st.ask(p)
+	points := st.points(p)
+	pts, err := st.taps(p, points)
+	if err != nil {
+		return err
+	}
+	var last atomic.Int64 // when the newest frame was read, in ns
+	cfg := capture.Config{Points: pts, OnFrame: func(capture.Frame) { last.Store(time.Now().UnixNano()) }}
+	if st.o.Full {
+		cfg.SnapLen = fullSnapLen
+	}
+	st.o.say("arming %d taps", len(pts))
+	var ses *capture.Session
+	var drops *kdrop.Watcher
+	var g errgroup.Group
+	g.Go(func() (err error) {
+		ses, err = capture.Open(ctx, cfg)
+		return err
+	})
+	g.Go(func() error {
+		drops = st.watchDrops(p)
+		return nil
+	})
+	err = g.Wait()
+	if drops != nil {
+		defer drops.Close() //nolint:errcheck // what it saw has been taken by then
+	}
+	if err != nil {
+		return err
+	}
+	ses.Start()
+	st.send(ctx, pr)
+	quiesce(ctx, &last)
+	end := time.Now().UnixNano()
+	res := ses.Stop()
+	for i := range points {
+		points[i].Stats = res.Points[i]
+	}
+	st.c.Observed = &Observed{Points: points, Frames: res.Frames, ArmNs: ses.ArmDuration().Nanoseconds(), End: end}
+	st.takeDrops(drops)
+	return nil
+}
+
+// watchDrops asks the kernel to tell when it drops a packet of the path. Where it can't, the trace does without
+// and says so.
+func (st *stage) watchDrops(p plan) *kdrop.Watcher {
+	if st.o.NoBPF {
+		return nil
+	}
+	w, err := kdrop.Open(kdrop.Config{Flows: dropFlows(st.c, p), Neighbours: p.neighbours(st.c)})
+	if err != nil {
+		st.c.Witness.Missed = append(st.c.Witness.Missed, "the kernel's drop reasons: "+err.Error())
+		return nil
+	}
+	return w
+}
+
+// dropFlows are the flow under every address that either end has on the way.
+func dropFlows(c *Case, p plan) (out []kdrop.Flow) {
+	const enough = 32
+	as, bs := aliases(c, p)
+	f := kdrop.Flow{Proto: c.Flow.Proto, SrcPort: c.Flow.SrcPort, DstPort: c.Flow.DstPort}
+	if c.Flow.ICMPType != 0 {
+		f.ICMPID, f.SrcPort, f.DstPort = c.Flow.SrcPort, 0, 0
+	}
+	if len(as)*len(bs) > 1 {
+		f.SrcPort, f.DstPort = 0, 0 // ports may be translated along with the addresses
+	}
+	for _, a := range as {
+		for _, b := range bs {
+			if a.IsValid() && a.Is4() == b.Is4() && len(out) < enough {
+				f.Src, f.Dst = a, b
+				out = append(out, f)
+			}
+		}
+	}
+	return out
+}
+
+// neighbours are the addresses that somebody on the path may have to ask for.
+func (p plan) neighbours(c *Case) []netip.Addr {
+	out := []netip.Addr{c.Flow.Dst}
+	for _, l := range slices.Concat(p.request, p.reply) {
+		steps := slices.Clone(l.Tail)
+		for _, h := range l.Hops {
+			steps = append(steps, h.Steps...)
+		}
+		for _, s := range steps {
+			if s.Kind == forward.StepNeigh && s.Target.IsValid() && !slices.Contains(out, s.Target) {
+				out = append(out, s.Target)
+			}
+		}
+	}
+	return out
+}
+
+func (st *stage) takeDrops(w *kdrop.Watcher) {
+	if w == nil {
+		return
+	}
+	drops, lost, err := w.Stop()
+	st.c.Witness.Drops = drops
+	if lost > 0 {
+		st.c.Witness.Missed = append(st.c.Witness.Missed, fmt.Sprintf("%d of the kernel's drop reports found no room", lost))
+	}
+	if err != nil {
+		st.c.Witness.Missed = append(st.c.Witness.Missed, "the kernel's drop reasons: "+err.Error())
+	}
+}
+
+// What is still under way when the last answer has come: the far end of a closing TCP connection.
+const (
+	quiet     = 25 * time.Millisecond // longer than the rings hold a frame back
+	quietMost = 300 * time.Millisecond
+)
+
+// quiesce waits until no frame has come for a while, counted from now: what was sent last may not have been
+// read yet.
+func quiesce(ctx context.Context, last *atomic.Int64) {
+	last.Store(time.Now().UnixNano())
+	for end := time.Now().Add(quietMost); time.Now().Before(end) && ctx.Err() == nil; {
+		left := quiet - time.Since(time.Unix(0, last.Load()))
+		if left <= 0 {
+			return
+		}
+		time.Sleep(left)
+	}
+}
+
+// fullSnapLen keeps any frame whole, super-packets included.
+const fullSnapLen = 262144
+
+// send runs the probe, or waits while others send.
+func (st *stage) send(ctx context.Context, pr *probe.Prober) {
+	if pr == nil {
+		st.o.say("watching for %s", st.timeout)
+		st.c.Sent.Watching = true
+		st.c.Probe = &report.Probe{Protocol: probe.None}
+		select {
+		case <-ctx.Done():
+		case <-time.After(st.timeout):
+		}
+		return
+	}
+	st.o.say("sending %d %s probes", st.count, st.spec)
+	r := pr.Run(ctx, st.count, st.interval, st.timeout)
+	st.pmtu = r.PMTU
+	st.c.Sent = diagnose.Sent{Sent: r.Sent, Answered: r.Answered, Errors: r.Errors}
+	st.c.Probe = &report.Probe{
+		Protocol: st.spec.Proto, SrcPort: st.c.Flow.SrcPort, DstPort: st.c.Flow.DstPort,
+		Sent: r.Sent, Answered: r.Answered, RTTNanos: medianRTT(r.Replies),
+	}
+	if len(r.Errors) > 0 {
+		st.c.Probe.Error = r.Errors[0]
+	}
+}
+
+func medianRTT(rs []probe.Reply) int64 {
+	if len(rs) == 0 {
+		return 0
+	}
+	ds := make([]time.Duration, len(rs))
+	for i, r := range rs {
+		ds[i] = r.RTT
+	}
+	slices.Sort(ds)
+	return ds[len(ds)/2].Nanoseconds()
+}
+
+// points are the interfaces to watch: where the tables lead, how both pods are attached, and every
+// device of both nodes by which a packet could leave the way that was meant.
+func (st *stage) points(p plan) []Point {
+	c := st.c
+	var pts []Point
+	add := func(ns *tables.Netns, i tables.Ifindex) {
+		if ns == nil || i == 0 {
+			return
+		}
+		l := ns.Link(i)
+		if l == nil || !l.Up {
+			return
+		}
+		for _, x := range pts {
+			if x.Netns == ns.ID && x.Ifindex == i {
+				return
+			}
+		}
+		pts = append(pts, Point{ID: len(pts), Netns: ns.ID, Node: ns.Node, Name: ns.Name, Interface: l.Name, Ifindex: i})
+	}
+	for _, l := range slices.Concat(p.request, p.reply) {
+		for _, h := range l.Hops {
+			add(c.Snapshot.ByID(h.Netns), h.Ifindex)
+		}
+	}
+	for _, loc := range []resolve.Location{c.From, c.To} {
+		host := c.Snapshot.ByID(loc.HostNetns)
+		add(c.Snapshot.ByID(loc.PodNetns), loc.Ifindex)
+		add(host, loc.VethIndex)
+		add(host, loc.BridgeIndex)
+		if host == nil || c.From.Node == c.To.Node {
+			continue
+		}
+		for i := range host.Links {
+			l := &host.Links[i]
+			if l.Kind == "vxlan" || p.model.IsUnderlay(host.ID, l.Index) && l.LowerUp {
+				add(host, l.Index)
+			}
+		}
+	}
+	return pts
+}
+
+// taps gives each point its namespace and its filter.
+func (st *stage) taps(p plan, pts []Point) ([]capture.Point, error) {
+	c := st.c
+	a, b := aliases(c, p)
+	flow := capture.Flow{Proto: c.Flow.Proto, A: a, B: b, APort: c.Flow.SrcPort, BPort: c.Flow.DstPort, Marker: st.marker}
+	if st.spec.Proto == probe.None {
+		flow.Proto = 0
+	}
+	var encap []capture.Encap
+	for _, port := range vxlanPorts(c.Snapshot) {
+		encap = append(encap, capture.Encap{UDPPort: port})
+	}
+	out := make([]capture.Point, len(pts))
+	var g errgroup.Group
+	for i, pt := range pts {
+		g.Go(func() error {
+			l := c.Snapshot.ByID(pt.Netns).Link(pt.Ifindex)
+			var e []capture.Encap
+			if p.model.IsUnderlay(pt.Netns, pt.Ifindex) {
+				e = encap
+			}
+			f, err := capture.Filter(flow, e, capture.FilterOptions{NoLink: l.HardwareTy == arphrdNone})
+			out[i] = capture.Point{ID: pt.ID, Netns: st.handle(pt.Netns), Ifindex: int(pt.Ifindex), Interface: pt.Interface, Filter: f}
+			return err
+		})
+	}
+	return out, g.Wait()
+}
