@@ -22,7 +22,15 @@ func (t Tuple) reversed() Tuple {
 	return r
 }
 
-func isICMP(p uint8) bool { return p == 1 || p == 58 }
+// Protocols of the IP layer.
+const (
+	protoICMP   = 1
+	protoTCP    = 6
+	protoUDP    = 17
+	protoICMPv6 = 58
+)
+
+func isICMP(p uint8) bool { return p == protoICMP || p == protoICMPv6 }
 
 // String gives the form of conntrack(8).
 func (t Tuple) String() string {
@@ -38,6 +46,10 @@ type Entry struct {
 	Assured bool   `json:"assured,omitempty"`
 	Timeout uint32 `json:"timeout,omitempty"` // seconds
 	Zone    uint16 `json:"zone,omitempty"`
+	// Closed is set of a TCP connection that a SYN opens anew (TIME_WAIT, CLOSE).
+	Closed bool `json:"closed,omitempty"`
+	// Expected is set of a connection that a helper foretold: its first packet is RELATED.
+	Expected bool `json:"expected,omitempty"`
 	// known is set of entries that the kernel had, as opposed to those of the walk.
 	known bool
 }
@@ -67,6 +79,12 @@ type Conn struct {
 	Entry Entry
 	// srcDone and dstDone: the connection's first packet has been through the nat chains of that sort
 	srcDone, dstDone bool
+	zone             uint16 // that a rule chose before conntrack looked
+}
+
+// tracked reports whether the packet has a connection (nf_ct_get is not NULL).
+func (c *Conn) tracked() bool {
+	return c.State == ConnNew || c.State == ConnEstablished || c.State == ConnRelated
 }
 
 // State is the rules of a namespace and the connections that a walk made there. It is immutable.
@@ -82,7 +100,7 @@ func NewState(r *Ruleset) State { return State{rules: r} }
 func (s State) with(e Entry) State {
 	conns := make([]Entry, 0, len(s.conns)+1)
 	for _, o := range s.conns {
-		if o.Orig != e.Orig {
+		if o.Orig != e.Orig || o.Zone != e.Zone {
 			conns = append(conns, o)
 		}
 	}
@@ -99,62 +117,152 @@ func (p *Packet) tuple() Tuple {
 }
 
 // lookup is nf_conntrack_in: the packet's connection, or a new one.
-func (s State) lookup(p *Packet) Conn {
+func (s State) lookup(p *Packet, zone uint16) Conn {
+	if c, ok := special(p); ok {
+		return c
+	}
+	if isICMPError(p) {
+		return s.related(p, zone)
+	}
 	t := p.tuple()
+	if e, reply, ok := s.find(t, zone, func(reply bool) bool { return !isICMP(p.Proto) || reply == !icmpRequest(p) }); ok {
+		c := Conn{State: ConnNew, Entry: e, srcDone: true, dstDone: true, Reply: reply, zone: zone}
+		switch {
+		case reply:
+			c.Entry.Replied, c.State = true, ConnEstablished
+		case e.Replied:
+			c.State = ConnEstablished
+		case e.Expected:
+			c.State = ConnRelated
+		}
+		if reply || !e.Closed || !opens(p) {
+			return c
+		}
+	}
+	if isICMP(p.Proto) && !icmpRequest(p) || p.Proto == protoTCP && !mayOpen(p.TCPFlags) {
+		return Conn{State: ConnInvalid, zone: zone}
+	}
+	return Conn{State: ConnNew, Entry: Entry{Orig: t, Reply: t.reversed(), Zone: zone}, zone: zone}
+}
+
+// find gives the connection that has a tuple in a direction that the caller wants.
+func (s State) find(t Tuple, zone uint16, want func(reply bool) bool) (e Entry, reply, ok bool) {
 	for k, list := range [2][]Entry{s.conns, s.rules.Conns} {
 		for _, e := range list {
 			e.known = k == 1
 			switch {
-			case e.Orig == t:
-				c := Conn{State: ConnNew, Entry: e, srcDone: true, dstDone: true}
-				if e.Replied {
-					c.State = ConnEstablished
-				}
-				return c
-			case e.Reply == t:
-				e.Replied = true
-				return Conn{State: ConnEstablished, Reply: true, Entry: e, srcDone: true, dstDone: true}
+			case e.Zone != zone:
+			case e.Orig == t && want(false):
+				return e, false, true
+			case e.Reply == t && want(true):
+				return e, true, true
 			}
 		}
 	}
-	if isICMP(p.Proto) && !echoRequest(p) {
-		return Conn{State: ConnInvalid}
-	}
-	if p.Proto == 6 && p.TCPFlags&0x04 != 0 {
-		return Conn{State: ConnInvalid} // a RST of no connection
-	}
-	return Conn{State: ConnNew, Entry: Entry{Orig: t, Reply: t.reversed()}}
+	return Entry{}, false, false
 }
 
-func echoRequest(p *Packet) bool {
-	return p.Proto == 1 && p.ICMPType == 8 || p.Proto == 58 && p.ICMPType == 128
+// Types of ICMP and ICMPv6 that matter to conntrack (nf_conntrack_proto_icmp.c and _icmpv6.c).
+const (
+	icmp6ListenerQuery   = 130
+	icmp6ListenerReport2 = 143
+	icmp6RedirectType    = 137
+)
+
+// special are the packets that conntrack leaves alone: neighbour discovery and multicast listeners.
+func special(p *Packet) (Conn, bool) {
+	t := p.ICMPType
+	if p.Proto == protoICMPv6 && (t >= icmp6ListenerQuery && t < icmp6RedirectType || t == icmp6ListenerReport2) {
+		return Conn{State: ConnUntracked}, true
+	}
+	return Conn{}, false
 }
 
-// tracks reports whether conntrack has hooks in this namespace: something has to ask for it.
-func (r *Ruleset) tracks(fam Family) bool {
-	if len(r.Conns) > 0 {
+func icmpRequest(p *Packet) bool {
+	if p.Proto == protoICMP {
+		return p.ICMPType == 8 || p.ICMPType == 13 || p.ICMPType == 15 || p.ICMPType == 17
+	}
+	return p.Proto == protoICMPv6 && (p.ICMPType == 128 || p.ICMPType == 139)
+}
+
+// isICMPError: those quote the packet that they are about.
+func isICMPError(p *Packet) bool {
+	switch p.Proto {
+	case protoICMP:
+		t := p.ICMPType
+		return t == 3 || t == 4 || t == 5 || t == 11 || t == 12
+	case protoICMPv6:
+		return p.ICMPType < 128
+	}
+	return false
+}
+
+// related is nf_conntrack_inet_error: an error belongs to the connection of the packet that it quotes.
+func (s State) related(p *Packet, zone uint16) Conn {
+	if !p.Inner.Src.IsValid() {
+		return Conn{State: ConnInvalid, zone: zone}
+	}
+	e, reply, ok := s.find(p.Inner.reversed(), zone, func(bool) bool { return true })
+	if !ok {
+		return Conn{State: ConnInvalid, zone: zone}
+	}
+	return Conn{State: ConnRelated, Entry: e, Reply: reply, srcDone: true, dstDone: true, zone: zone}
+}
+
+// Flags of a TCP segment.
+const (
+	tcpFIN = 1 << iota
+	tcpSYN
+	tcpRST
+	tcpPSH
+	tcpACK
+	tcpURG
+)
+
+// mayOpen reports whether a segment without a connection makes one (tcp_new, with nf_conntrack_tcp_loose
+// as it is by default). Flags 0 are of a packet whose flags are not known.
+func mayOpen(flags uint8) bool {
+	switch flags & (tcpFIN | tcpSYN | tcpRST | tcpACK | tcpURG) {
+	case tcpSYN, tcpSYN | tcpURG, tcpACK, tcpACK | tcpURG:
 		return true
 	}
+	return flags == 0
+}
+
+func opens(p *Packet) bool { return p.TCPFlags&(tcpSYN|tcpACK|tcpRST|tcpFIN) == tcpSYN }
+
+// tracks reports whether conntrack has hooks in this namespace: a rule has to ask for it
+// (nf_ct_netns_get). A nat chain without a translation does not.
+func (r *Ruleset) tracks(fam Family) bool {
 	for i := range r.Tables {
 		t := &r.Tables[i]
-		if t.Family != fam && t.Family != FamilyInet || t.Dormant {
+		if t.Family != fam && t.Family != FamilyInet {
 			continue
 		}
 		for k := range t.Chains {
-			if t.Chains[k].Base && t.Chains[k].Type == "nat" || t.Chains[k].asksCT() {
+			if t.Chains[k].asksCT() {
 				return true
 			}
 		}
 	}
-	return false
+	// rules that could not be read may be the ones that ask
+	return len(r.Incomplete) > 0 && len(r.Conns) > 0
 }
 
 func (c *Chain) asksCT() bool {
 	for i := range c.Rules {
 		for _, e := range c.Rules[i].Exprs {
 			switch e.Op {
-			case OpCT, OpNAT, OpState, OpConnmark, OpNotrack:
+			case OpCT, OpNAT, OpState, OpConnmark, OpZone:
 				return true
+			case OpSetMark:
+				if e.Key != "" {
+					return true
+				}
+			case OpLimit, OpUnknown, OpPass:
+				if e.Key == needsCT {
+					return true
+				}
 			default:
 			}
 		}
@@ -162,27 +270,17 @@ func (c *Chain) asksCT() bool {
 	return false
 }
 
-// translate applies the connection's tuples at a hook: destinations change where packets come in,
-// sources where they go out (nf_nat_packet).
-func (c *Conn) translate(p *Packet, dst bool) bool {
-	if c.State != ConnNew && c.State != ConnEstablished {
-		return false
+// needsCT is the Key of expressions without a meaning here that turn conntrack on.
+const needsCT = "conntrack"
+
+// confirm keeps a new connection once its packet has left or arrived.
+func (r *run) confirm() {
+	if r.hook != HookInput && r.hook != HookPostrouting {
+		return
 	}
-	want := c.Entry.Reply.reversed()
-	if c.Reply {
-		want = c.Entry.Orig.reversed()
+	switch {
+	case r.ct.State == ConnNew, r.ct.State == ConnEstablished && r.ct.Reply:
+		r.ct.Entry.known = false
+		r.state = r.state.with(r.ct.Entry)
 	}
-	before := *p
-	if dst {
-		p.Dst = want.Dst
-		if !isICMP(p.Proto) {
-			p.DstPort = want.DstPort
-		}
-	} else {
-		p.Src = want.Src
-		if !isICMP(p.Proto) {
-			p.SrcPort = want.SrcPort
-		}
-	}
-	return *p != before
 }

@@ -26,16 +26,26 @@ const (
 	OpFib       Op = "fib"       // Key result, Flags → Dreg
 	OpReject    Op = "reject"
 	OpNotrack   Op = "notrack"
-	OpPass      Op = "pass"     // counter, log, comment: no effect on the verdict
-	OpAssume    Op = "assume"   // limit: taken as within
-	OpTuple     Op = "tuple"    // iptables: addresses, devices, protocol
-	OpPorts     Op = "ports"    // iptables: tcp, udp, multiport
-	OpTCPFlags  Op = "tcpflags" // iptables: Data[0] mask, Data[1] value
-	OpICMP      Op = "icmp"     // iptables: type and codes
-	OpState     Op = "state"    // iptables: conntrack state, status, direction
-	OpMark      Op = "mark"     // iptables: mark match
-	OpConnmark  Op = "connmark" // iptables: connection mark match
-	OpSetMark   Op = "setmark"  // iptables: MARK target, CONNMARK target with Key "ct"
+	OpPass      Op = "pass"      // counter, log, comment: no effect on the verdict
+	OpLimit     Op = "limit"     // within or over, which tables do not say: one outcome for each; Invert: over
+	OpQuota     Op = "quota"     // Quota; Invert: over
+	OpByteorder Op = "byteorder" // Sreg in words of Mod bytes, Len bytes → Dreg
+	OpShift     Op = "shift"     // Sreg shifted by Mod bits, to the left, or with Invert to the right → Dreg
+	OpBool      Op = "bool"      // Sreg Key ("and", "or", "xor") Sreg2 → Dreg
+	OpHash      Op = "hash"      // jhash of Len bytes of Sreg with Seed, modulo Mod + Offset → Dreg
+	OpWrite     Op = "write"     // Sreg → Base, Offset, Len of the packet
+	OpExthdr    Op = "exthdr"    // a header option: Key what, Flags 1 presence only → Dreg
+	OpDynset    Op = "dynset"    // element Sreg of Set; Sub are the element's expressions
+	OpObjref    Op = "objref"    // Object, or the one that Set has for Sreg
+	OpLoad      Op = "load"      // Text → Dreg: a value that tables do not hold
+	OpOpaque    Op = "opaque"    // an action that is not known
+	OpTuple     Op = "tuple"     // iptables: addresses, devices, protocol
+	OpPorts     Op = "ports"     // iptables: tcp, udp, multiport
+	OpICMP      Op = "icmp"      // iptables: type and codes
+	OpState     Op = "state"     // iptables: conntrack state, status, direction
+	OpMark      Op = "mark"      // iptables: mark match
+	OpConnmark  Op = "connmark"  // iptables: connection mark match
+	OpSetMark   Op = "setmark"   // iptables: MARK target, CONNMARK target with Key "ct"
 	OpAddrtype  Op = "addrtype"
 	OpStatistic Op = "statistic"
 	OpPhysdev   Op = "physdev"
@@ -44,7 +54,15 @@ const (
 	OpLength    Op = "length"
 	OpTTL       Op = "ttl"
 	OpRPFilter  Op = "rpfilter"
-	OpUnknown   Op = "unknown"
+	OpSet       Op = "set"    // iptables: -m set; Mod the index, Flags the directions, Len the dimension
+	OpRecent    Op = "recent" // iptables: -m recent; Set the list
+	OpOwner     Op = "owner"  // iptables: Mod what must match, Flags its inversion
+	OpPkttype   Op = "pkttype"
+	OpTOS       Op = "tos"     // iptables: TOS & Flags == Mod
+	OpSetTOS    Op = "settos"  // iptables: TOS & ^Flags ^ Mod
+	OpSetTTL    Op = "setttl"  // iptables: Flags 0 set, 1 add, 2 subtract Mod
+	OpZone      Op = "zone"    // CT --zone: Mod
+	OpUnknown   Op = "unknown" // a match that is not known
 )
 
 // Expr is one expression. Which fields mean something depends on Op.
@@ -68,15 +86,47 @@ type Expr struct {
 	Jump    *Jump  `json:"jump,omitempty"`
 	NAT     *NAT   `json:"nat,omitempty"`
 	Tuple   *Match `json:"tuple,omitempty"`
+	Sreg2   uint32 `json:"sreg2,omitempty"`
+	Seed    uint32 `json:"seed,omitempty"`
+	Object  string `json:"object,omitempty"`
+	Sub     []Expr `json:"sub,omitempty"`
+	// Quota is the limit in bytes, Used what of it was used up in the snapshot.
+	Quota  uint64     `json:"quota,omitempty"`
+	Used   uint64     `json:"used,omitempty"`
+	Answer *Rejection `json:"answer,omitempty"` // of a reject
+	Track  *ConnMatch `json:"track,omitempty"`  // of -m conntrack: what it asks besides state and status
 }
 
-// NAT is a translation, by registers (nft) or by values (iptables).
+// NAT is a translation (struct nf_nat_range2), by registers (nft) or by values (iptables).
 type NAT struct {
-	Kind     string     // "snat", "dnat", "masquerade", "redirect"
-	AddrMin  netip.Addr // invalid: the address stays
-	PortMin  uint16     // 0: the port stays
-	AddrReg  uint32
-	ProtoReg uint32
+	Kind    string     // "snat", "dnat", "masquerade", "redirect"
+	AddrMin netip.Addr // invalid: the address stays
+	AddrMax netip.Addr // invalid: AddrMin
+	PortMin uint16     // 0: the port stays
+	PortMax uint16     // 0: PortMin
+	// PortBase shifts ports: PortMin + (port - PortBase). 0: no shift.
+	PortBase    uint16
+	Random      bool // random or random-fully
+	Persistent  bool
+	Netmap      bool // the network of the address is replaced, its host part stays
+	AddrReg     uint32
+	AddrMaxReg  uint32
+	ProtoReg    uint32
+	ProtoMaxReg uint32
+	Family      Family // of the addresses, in tables of family inet; 0: any
+}
+
+// ConnMatch is what -m conntrack asks of a connection besides its state, status and direction (struct
+// xt_conntrack_mtinfo3). A nil or zero field is not asked.
+type ConnMatch struct {
+	Proto    uint8
+	NotProto bool
+	// Addrs and Ports are of the original source and destination, then of the reply's.
+	Addrs    [4]*netip.Prefix
+	NotAddrs [4]bool
+	Ports    [4]*[2]uint16
+	NotPorts [4]bool
+	Expires  bool // asks for the remaining time, which passes
 }
 
 // Match is the fixed part of an iptables rule, and its port lists.
@@ -91,6 +141,9 @@ type Match struct {
 	SPorts, DPorts       [][2]uint16
 	Either               [][2]uint16 // source or destination
 	NotSPorts, NotDPorts bool
+	// TCPFlags are asked as flags & TCPMask == TCPFlags where TCPMask is not 0.
+	TCPMask, TCPFlags uint8
+	NotTCPFlags       bool
 }
 
 // Text gives the rule in one line.

@@ -2,6 +2,7 @@ package netfilter
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 )
@@ -116,7 +117,7 @@ func (p *legacyParser) build(t *Table, info legacyInfo) error {
 			return fmt.Errorf("rule at offset %d is in no chain", o)
 		}
 		if policy[o] {
-			cur.Packets = p.packets(o)
+			cur.Packets, cur.Bytes, cur.Counted = p.packets(o), p.bytes(o), true
 			if len(data) >= 4 {
 				cur.Drop = int32(u32(data, 0)) == -1 //nolint:gosec // the kernel's int
 			}
@@ -156,13 +157,19 @@ func setBase(t *Table, name string, h Hook) {
 }
 
 func (p *legacyParser) packets(o int) uint64 {
-	b := p.b[o+p.lay.counters:]
-	return uint64(u32(b, 0)) | uint64(u32(b, 4))<<32
+	return binary.NativeEndian.Uint64(p.b[o+p.lay.counters:])
+}
+
+func (p *legacyParser) bytes(o int) uint64 {
+	return binary.NativeEndian.Uint64(p.b[o+p.lay.counters+8:])
 }
 
 func (p *legacyParser) rule(o, number int) (Rule, error) {
-	r := Rule{Number: number, Packets: p.packets(o), Counted: true}
-	m := p.fixed(o)
+	r := Rule{Number: number, Packets: p.packets(o), Bytes: p.bytes(o), Counted: true}
+	m, ok := p.fixed(o)
+	if !ok {
+		r.Exprs = append(r.Exprs, Expr{Op: OpUnknown, Text: "(a network mask with holes)"})
+	}
 	if m.text() != "" || m.Fragment {
 		r.Exprs = append(r.Exprs, Expr{Op: OpTuple, Tuple: m, Text: m.text()})
 	}
@@ -173,7 +180,7 @@ func (p *legacyParser) rule(o, number int) (Rule, error) {
 			return r, fmt.Errorf("match at offset %d has bad length %d", at, size)
 		}
 		name, _, _ := bytes.Cut(p.b[at+2:at+31], []byte{0})
-		r.Exprs = append(r.Exprs, decodeMatch(string(name), uint32(p.b[at+31]), p.b[at+xtHeader:at+size]))
+		r.Exprs = append(r.Exprs, decodeMatch(string(name), uint32(p.b[at+31]), p.b[at+xtHeader:at+size], p.lay.v6))
 		at += size
 	}
 	r.Exprs = append(r.Exprs, p.action(o)...)
@@ -181,11 +188,13 @@ func (p *legacyParser) rule(o, number int) (Rule, error) {
 }
 
 // fixed reads struct ipt_ip or ip6t_ip6.
-func (p *legacyParser) fixed(o int) *Match {
+func (p *legacyParser) fixed(o int) (m *Match, ok bool) {
 	l, b := p.lay, p.b[o:]
 	inv := b[l.inv]
-	m := &Match{
-		Src: prefixOf(b[:l.addr], b[2*l.addr:3*l.addr]), Dst: prefixOf(b[l.addr:2*l.addr], b[3*l.addr:4*l.addr]),
+	src, ok1 := prefixOf(b[:l.addr], b[2*l.addr:3*l.addr])
+	dst, ok2 := prefixOf(b[l.addr:2*l.addr], b[3*l.addr:4*l.addr])
+	m = &Match{
+		Src: src, Dst: dst,
 		In: masked(b[l.ifaces:l.ifaces+16], b[l.ifaces+32:l.ifaces+48]), Out: masked(b[l.ifaces+16:l.ifaces+32], b[l.ifaces+48:l.ifaces+64]),
 		Proto: uint8(u16(b, l.proto)), //nolint:gosec // one byte of the two is used
 		NotIn: inv&0x01 != 0, NotOut: inv&0x02 != 0, NotSrc: inv&0x08 != 0, NotDst: inv&0x10 != 0, NotProto: inv&0x40 != 0,
@@ -199,19 +208,7 @@ func (p *legacyParser) fixed(o int) *Match {
 	if m.Dst.IsValid() && m.Dst.Bits() == 0 && !m.NotDst {
 		m.Dst = netip.Prefix{}
 	}
-	return m
-}
-
-func prefixOf(addr, mask []byte) netip.Prefix {
-	bits := 0
-	for _, m := range mask {
-		for m&0x80 != 0 {
-			bits++
-			m <<= 1
-		}
-	}
-	a, _ := netip.AddrFromSlice(addr)
-	return netip.PrefixFrom(a, bits)
+	return m, ok1 && ok2
 }
 
 // action is the target: a verdict, a jump, or an extension.
@@ -222,7 +219,7 @@ func (p *legacyParser) action(o int) []Expr {
 		return []Expr{decodeTarget(name, rev, data, p.lay.v6)}
 	}
 	if len(data) < 4 {
-		return []Expr{{Op: OpUnknown, Text: "target without a verdict"}}
+		return []Expr{{Op: OpOpaque, Text: "target without a verdict"}}
 	}
 	v := int32(u32(data, 0)) //nolint:gosec // the kernel's int
 	switch v {
@@ -240,7 +237,7 @@ func (p *legacyParser) action(o int) []Expr {
 		if int(v) == o+int(u16(p.b, o+p.lay.targetOffset+2)) {
 			return []Expr{{Op: OpPass}} // a rule without a target falls through to the next
 		}
-		return []Expr{{Op: OpUnknown, Text: fmt.Sprintf("jump to offset %d", v)}}
+		return []Expr{{Op: OpOpaque, Text: fmt.Sprintf("jump to offset %d", v)}}
 	}
 	g := byte(gotoFlag)
 	if p.lay.v6 {

@@ -3,7 +3,9 @@ package netfilter
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"os"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -55,4 +57,29 @@ func readLegacyTable(fd, level int, fam Family, name string) (Table, error) {
 		return Table{}, err
 	}
 	return parseLegacy(name, fam, li, b[entriesHead:])
+}
+
+// arptGetInfo is ARPT_SO_GET_INFO (linux/netfilter_arp/arp_tables.h).
+const arptGetInfo = 96
+
+// readARPTable notes that a table of legacy arptables holds rules. They are not read: what they do with a
+// packet is unknown. The kernel keeps a policy for each of its three hooks, and an end.
+func readARPTable(fd, level int, fam Family, name string) (Table, error) {
+	info := make([]byte, nameLen+4*9)
+	copy(info[:nameLen-1], name)
+	t := Table{Backend: BackendLegacy, Family: fam, Name: name}
+	if err := getsockopt(fd, level, arptGetInfo, info); err != nil {
+		return t, err
+	}
+	valid, entries := binary.NativeEndian.Uint32(info[nameLen:]), binary.NativeEndian.Uint32(info[nameLen+28:])
+	if int(entries) <= bits.OnesCount32(valid)+1 {
+		return t, nil
+	}
+	for i, h := range [...]Hook{HookInput, HookOutput, HookForward} {
+		if valid&(1<<i) != 0 {
+			rule := Rule{Number: 1, Exprs: []Expr{{Op: OpOpaque, Text: fmt.Sprintf("(%d rules of arptables, not read)", entries)}}}
+			t.Chains = append(t.Chains, Chain{Name: strings.ToUpper(h.String()), Base: true, Type: "filter", Hook: h, Rules: []Rule{rule}})
+		}
+	}
+	return t, nil
 }

@@ -82,17 +82,22 @@ const (
 type Ruleset struct {
 	Tables []Table `json:"tables,omitempty"`
 	Conns  []Entry `json:"conns,omitempty"`
+	// IPSets are the sets of ipset(8), to which -m set refers by Index.
+	IPSets []IPSet `json:"ipsets,omitempty"`
+	// Recent are the lists of -m recent. A list that is missing holds no address.
+	Recent []RecentList `json:"recent,omitempty"`
 	// Incomplete names what could not be read, and why.
 	Incomplete []string `json:"incomplete,omitempty"`
 }
 
 // Table is one table of either backend.
 type Table struct {
-	Backend string  `json:"backend"`
-	Family  Family  `json:"family"`
-	Name    string  `json:"name"`
-	Chains  []Chain `json:"chains,omitempty"`
-	Sets    []Set   `json:"sets,omitempty"`
+	Backend string   `json:"backend"`
+	Family  Family   `json:"family"`
+	Name    string   `json:"name"`
+	Chains  []Chain  `json:"chains,omitempty"`
+	Sets    []Set    `json:"sets,omitempty"`
+	Objects []Object `json:"objects,omitempty"` // named counters, quotas and limits of nftables
 	// Dormant tables hang on no hook.
 	Dormant bool `json:"dormant,omitempty"`
 }
@@ -108,6 +113,8 @@ type Chain struct {
 	Devices  []string `json:"devices,omitempty"`
 	Rules    []Rule   `json:"rules,omitempty"`
 	Packets  uint64   `json:"packets,omitempty"` // that met the policy, where the kernel counts them
+	Bytes    uint64   `json:"bytes,omitempty"`
+	Counted  bool     `json:"counted,omitempty"` // the kernel counts what meets the policy
 }
 
 // Rule is one rule as a list of expressions, run from left to right until one does not match.
@@ -117,14 +124,18 @@ type Rule struct {
 	Comment string `json:"comment,omitempty"`
 	Exprs   []Expr `json:"exprs,omitempty"`
 	Packets uint64 `json:"packets,omitempty"` // by its counter
+	Bytes   uint64 `json:"bytes,omitempty"`
 	Counted bool   `json:"counted,omitempty"`
 }
 
 // Set is a named or anonymous set or map.
 type Set struct {
-	Name     string    `json:"name"`
-	Interval bool      `json:"interval,omitempty"`
-	Map      bool      `json:"map,omitempty"`
+	Name     string `json:"name"`
+	Interval bool   `json:"interval,omitempty"`
+	Map      bool   `json:"map,omitempty"`
+	// Fields are the lengths in bytes of the parts of a concatenated key; each part is padded to a
+	// multiple of four. Empty: the key is one value.
+	Fields   []uint32  `json:"fields,omitempty"`
 	Elements []Element `json:"elements,omitempty"`
 }
 
@@ -136,6 +147,18 @@ type Element struct {
 	Any     bool   `json:"any,omitempty"` // catch-all
 	Data    []byte `json:"data,omitempty"`
 	Verdict *Jump  `json:"verdict,omitempty"`
+	Object  string `json:"object,omitempty"`  // of a map to objects: the object's name
+	Limited bool   `json:"limited,omitempty"` // carries a limit or quota of its own, which may stop the rule
+}
+
+// Object is a named stateful object of nftables.
+type Object struct {
+	Name string `json:"name"`
+	// Expr is what a reference to the object does: a counter passes, a quota or limit may not match.
+	Expr    Expr   `json:"expr"`
+	Packets uint64 `json:"packets,omitempty"` // of a counter
+	Bytes   uint64 `json:"bytes,omitempty"`
+	Counted bool   `json:"counted,omitempty"`
 }
 
 // Jump is a verdict of a rule.
@@ -157,6 +180,10 @@ const (
 	JumpReturn   JumpCode = "return"
 	JumpJump     JumpCode = "jump"
 	JumpGoto     JumpCode = "goto"
+	// JumpStolen hands the packet to something that is not in the model: another device, a socket.
+	JumpStolen JumpCode = "stolen"
+	// JumpUnknown ends the evaluation: what becomes of the packet is not known.
+	JumpUnknown JumpCode = "unknown"
 )
 
 // Packet is what rules may ask about a packet.
@@ -176,6 +203,13 @@ type Packet struct {
 	InIndex, OutIndex  int
 	PhysIn, PhysOut    string
 	Mark               uint32
+	// AnySrcPort is set once a translation gave the packet a source port (of ICMP an identifier) that the
+	// tables do not determine: --random-fully, a range, or a port that is taken. SrcPort (ICMPID) is then
+	// still the one before.
+	AnySrcPort bool
+	ARPOp      uint16 // of ARP: 1 request, 2 reply, 0 not known
+	// Inner is, of an ICMP error, the packet that it is about; the zero value is not known.
+	Inner Tuple
 }
 
 // Env answers what rules ask of the rest of the namespace.
@@ -189,6 +223,12 @@ type Env interface {
 	PrimaryAddr(dev string, v6 bool) (netip.Addr, bool)
 	// ReverseDevice is the device by which an address would be answered; "" when there is no route.
 	ReverseDevice(addr netip.Addr, mark uint32) string
+}
+
+// DeviceEnv is what an Env may say of devices besides: ARPHRD_* and the group (ip link set group).
+type DeviceEnv interface {
+	DeviceType(name string) (arphrd uint16, ok bool)
+	DeviceIndex(name string) (index int, ok bool)
 }
 
 // Verdict is what becomes of a packet at one hook.
@@ -247,6 +287,15 @@ type Ref struct {
 	Text    string
 	Command string // shows a person the chain
 	Packets uint64 // its counter in the snapshot
+	Bytes   uint64
+}
+
+// Rejection is the answer that a rejected packet's sender gets.
+type Rejection struct {
+	// Reset is a TCP reset; else it is an ICMP (ICMPv6) error of Type and Code.
+	Reset bool  `json:"reset,omitempty"`
+	Type  uint8 `json:"type,omitempty"`
+	Code  uint8 `json:"code,omitempty"`
 }
 
 // IsNAT reports whether the rule or connection translates addresses.
@@ -275,4 +324,6 @@ type Outcome struct {
 	Conn    Conn
 	Trail   []Ref  // what decided, the last one finally
 	Chance  string // under which condition, where there are several outcomes
+	// Answer is what a Reject sends back; nil: nothing, or not known.
+	Answer *Rejection
 }

@@ -167,14 +167,14 @@ func FuzzLegacy(f *testing.F) {
 // FuzzXT: the structures of matches and targets may have any length.
 func FuzzXT(f *testing.F) {
 	for name := range xtMatches {
-		f.Add(name, uint32(1), make([]byte, 160))
+		f.Add(name, uint32(1), make([]byte, 300), false)
 	}
 	for _, name := range []string{"DNAT", "MARK", "CONNMARK", "CT"} {
-		f.Add(name, uint32(2), make([]byte, 48))
+		f.Add(name, uint32(2), make([]byte, 48), true)
 	}
-	f.Fuzz(func(t *testing.T, name string, rev uint32, b []byte) {
+	f.Fuzz(func(t *testing.T, name string, rev uint32, b []byte, v6 bool) {
 		p := udp("10.9.1.1", 53)
-		for _, e := range []Expr{decodeMatch(name, rev, b), decodeTarget(name, rev, b, false)} {
+		for _, e := range []Expr{decodeMatch(name, rev, b, v6), decodeTarget(name, rev, b, v6)} {
 			tab := legacy("filter", chain("FORWARD", HookForward, 0, "filter", false, Rule{Exprs: []Expr{e}}))
 			NewState(&Ruleset{Tables: []Table{tab}}).Run(FamilyIPv4, HookForward, p, Conn{}, plainEnv{})
 		}

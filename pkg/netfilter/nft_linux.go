@@ -2,6 +2,7 @@ package netfilter
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/mdlayher/netlink"
@@ -22,19 +23,77 @@ func (r *Ruleset) readNFT(h *netns.Handle) error {
 		return err
 	}
 	defer c.Close() //nolint:errcheck // only read
-	d := &nftReader{c: c, r: r, tables: make(map[string]int)}
-	for _, f := range []func() error{d.readTables, d.readChains, d.readRules, d.readSets} {
-		if err := f(); err != nil {
+	for try := 0; ; try++ {
+		d := &nftReader{c: c, r: &Ruleset{}, tables: make(map[string]int), chains: make(map[string]int)}
+		before, err := d.generation()
+		if err != nil {
 			return err
 		}
+		for _, f := range []func() error{d.readTables, d.readChains, d.readRules, d.readSets, d.readObjects} {
+			if err := f(); err != nil {
+				return err
+			}
+		}
+		after, err := d.generation()
+		if err != nil {
+			return err
+		}
+		if before != after && try < maxTries {
+			continue
+		}
+		d.describe()
+		r.Tables = append(r.Tables, d.r.Tables...)
+		if before != after {
+			r.incomplete("nftables", errChanging)
+		}
+		return nil
 	}
-	return nil
 }
+
+// maxTries bounds the reading of rules that change while they are read.
+const maxTries = 5
+
+var errChanging = errors.New("the rules changed while they were read")
 
 type nftReader struct {
 	c      *netlink.Conn
 	r      *Ruleset
 	tables map[string]int // family and name → index in r.Tables
+	chains map[string]int // and the chain's name → index in its table
+}
+
+// generation is the number of changes that the rules have seen (NFT_MSG_GETGEN).
+func (d *nftReader) generation() (id uint32, err error) {
+	msgs, err := d.c.Execute(netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN), Flags: netlink.Request},
+		Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0},
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range msgs {
+		if len(m.Data) < 4 {
+			continue
+		}
+		a, err := readAttrs(m.Data[4:])
+		if err != nil {
+			return 0, err
+		}
+		id = a.u32(1) // NFTA_GEN_ID
+	}
+	return id, nil
+}
+
+// describe gives every rule its text, for which the sets are needed.
+func (d *nftReader) describe() {
+	for i := range d.r.Tables {
+		t := &d.r.Tables[i]
+		for k := range t.Chains {
+			for n := range t.Chains[k].Rules {
+				t.describe(&t.Chains[k].Rules[n])
+			}
+		}
+	}
 }
 
 // dump asks for all objects of one sort, and gives family and attributes of each.
@@ -123,7 +182,8 @@ func (d *nftReader) readChains() error {
 				c.Drop = ad.Uint32() == 0
 			case unix.NFTA_CHAIN_COUNTERS:
 				ad.Nested(func(n *netlink.AttributeDecoder) error {
-					c.Packets = counter(n)
+					c.Packets, c.Bytes = counter(n)
+					c.Counted = true
 					return nil
 				})
 			case unix.NFTA_CHAIN_HOOK:
@@ -139,21 +199,25 @@ func (d *nftReader) readChains() error {
 		}
 		c.Hook = hookOf(fam, hooknum)
 		if t := d.table(fam, table); t != nil {
+			d.chains[tableKey(fam, table)+"\x00"+c.Name] = len(t.Chains)
 			t.Chains = append(t.Chains, c)
 		}
 		return nil
 	})
 }
 
-// counter reads the packets of a counter (NFTA_COUNTER_PACKETS).
-func counter(n *netlink.AttributeDecoder) (packets uint64) {
+// counter reads a counter (NFTA_COUNTER_*).
+func counter(n *netlink.AttributeDecoder) (packets, bytes uint64) {
 	n.ByteOrder = binary.BigEndian
 	for n.Next() {
-		if n.Type() == unix.NFTA_COUNTER_PACKETS {
+		switch n.Type() {
+		case unix.NFTA_COUNTER_PACKETS:
 			packets = n.Uint64()
+		case unix.NFTA_COUNTER_BYTES:
+			bytes = n.Uint64()
 		}
 	}
-	return packets
+	return packets, bytes
 }
 
 // Attributes that golang.org/x/sys does not have (linux/netfilter/nf_tables.h).
@@ -161,7 +225,9 @@ const (
 	nftaHookDev    = 3
 	nftaHookDevs   = 4
 	nftaDeviceName = 1
+	nftaDevPrefix  = 2
 	nftaElemKeyEnd = 10
+	nftaElemExprs  = 11
 )
 
 func chainHook(n *netlink.AttributeDecoder, c *Chain) (num uint32) {
@@ -177,8 +243,11 @@ func chainHook(n *netlink.AttributeDecoder, c *Chain) (num uint32) {
 		case nftaHookDevs:
 			n.Nested(func(l *netlink.AttributeDecoder) error {
 				for l.Next() {
-					if l.Type() == nftaDeviceName {
+					switch l.Type() {
+					case nftaDeviceName:
 						c.Devices = append(c.Devices, l.String())
+					case nftaDevPrefix:
+						c.Devices = append(c.Devices, l.String()+"*")
 					}
 				}
 				return nil
@@ -194,6 +263,8 @@ func hookOf(fam Family, num uint32) Hook {
 	switch {
 	case fam == FamilyNetdev && num == 1:
 		return HookEgress
+	case fam == FamilyARP: // NF_ARP_IN, OUT, FORWARD
+		return [...]Hook{HookInput, HookOutput, HookForward}[min(num, 2)]
 	case fam == FamilyNetdev, fam == FamilyInet && num == inetIngress:
 		return HookIngress
 	default:
@@ -231,15 +302,13 @@ func (d *nftReader) readRules() error {
 
 func (d *nftReader) addRule(fam Family, table, chain string, r Rule) {
 	t := d.table(fam, table)
-	if t == nil {
+	i, ok := d.chains[tableKey(fam, table)+"\x00"+chain]
+	if t == nil || !ok {
 		return
 	}
-	for i := range t.Chains {
-		if c := &t.Chains[i]; c.Name == chain {
-			r.Number = len(c.Rules) + 1
-			c.Rules = append(c.Rules, r)
-		}
-	}
+	c := &t.Chains[i]
+	r.Number = len(c.Rules) + 1
+	c.Rules = append(c.Rules, r)
 }
 
 // userComment reads libnftnl's comment: type 0, length, text.
@@ -274,13 +343,14 @@ func (r *Rule) addExpr(e *netlink.AttributeDecoder, fam Family) error {
 		if err != nil {
 			return err
 		}
-		r.Packets, r.Counted = counter(ad), true
+		r.Packets, r.Bytes = counter(ad)
+		r.Counted = true
 		r.Exprs = append(r.Exprs, Expr{Op: OpPass, Text: "counter"})
 		return nil
 	}
 	x, err := decodeExpr(name, data, fam)
 	if err != nil {
-		x = Expr{Op: OpUnknown, Text: fmt.Sprintf("%s (%v)", name, err)}
+		x = Expr{Op: OpOpaque, Text: fmt.Sprintf("%s (%v)", name, err)}
 	}
 	r.Exprs = append(r.Exprs, x)
 	return nil
@@ -293,7 +363,7 @@ func (d *nftReader) readSets() error {
 	}
 	var all []named
 	err := d.dump(unix.NFT_MSG_GETSET, nil, func(fam Family, ad *netlink.AttributeDecoder) error {
-		const interval, mapFlag = 4, 8
+		const interval, mapFlag, objectFlag, nftaSetDesc = 4, 8, 64, 9
 		var s Set
 		table := ""
 		for ad.Next() {
@@ -304,7 +374,9 @@ func (d *nftReader) readSets() error {
 				s.Name = ad.String()
 			case unix.NFTA_SET_FLAGS:
 				f := ad.Uint32()
-				s.Interval, s.Map = f&interval != 0, f&mapFlag != 0
+				s.Interval, s.Map = f&interval != 0, f&(mapFlag|objectFlag) != 0
+			case nftaSetDesc:
+				s.Fields = fieldsOf(ad.Bytes())
 			}
 		}
 		if t := d.table(fam, table); t != nil {
@@ -357,6 +429,27 @@ func (d *nftReader) readElements(fam Family, table, name string) error {
 	})
 }
 
+// fieldsOf reads the lengths of the parts of a concatenated key (NFTA_SET_DESC_CONCAT).
+func fieldsOf(desc []byte) (fields []uint32) {
+	const descConcat, fieldLen = 2, 1
+	a, err := readAttrs(desc)
+	if err != nil {
+		return nil
+	}
+	list, err := decoder(a[descConcat])
+	if err != nil {
+		return nil
+	}
+	for list.Next() {
+		f, err := readAttrs(list.Bytes())
+		if err != nil {
+			return nil
+		}
+		fields = append(fields, f.u32(fieldLen))
+	}
+	return fields
+}
+
 func element(e *netlink.AttributeDecoder) (el Element) {
 	const intervalEnd, catchAll = 1, 2
 	e.ByteOrder = binary.BigEndian
@@ -371,7 +464,83 @@ func element(e *netlink.AttributeDecoder) (el Element) {
 		case unix.NFTA_SET_ELEM_FLAGS:
 			f := e.Uint32()
 			el.End, el.Any = f&intervalEnd != 0, f&catchAll != 0
+		case unix.NFTA_SET_ELEM_OBJREF:
+			el.Object = e.String()
+		case unix.NFTA_SET_ELEM_EXPR:
+			el.Limited = el.Limited || limits(e.Bytes())
+		case nftaElemExprs:
+			if list, err := decoder(e.Bytes()); err == nil {
+				for list.Next() {
+					el.Limited = el.Limited || limits(list.Bytes())
+				}
+			}
 		}
 	}
 	return el
+}
+
+// limits reports whether a statement of an element may stop a rule.
+func limits(expr []byte) bool {
+	a, err := readAttrs(expr)
+	name := a.str(unix.NFTA_EXPR_NAME)
+	return err != nil || name != "counter" && name != "last"
+}
+
+// readObjects reads the named objects (NFT_MSG_GETOBJ).
+func (d *nftReader) readObjects() error {
+	return d.dump(unix.NFT_MSG_GETOBJ, nil, func(fam Family, ad *netlink.AttributeDecoder) error {
+		var o Object
+		var data []byte
+		table, typ := "", uint32(0)
+		for ad.Next() {
+			switch ad.Type() {
+			case unix.NFTA_OBJ_TABLE:
+				table = ad.String()
+			case unix.NFTA_OBJ_NAME:
+				o.Name = ad.String()
+			case unix.NFTA_OBJ_TYPE:
+				typ = ad.Uint32()
+			case unix.NFTA_OBJ_DATA:
+				data = ad.Bytes()
+			}
+		}
+		err := o.fill(typ, data)
+		if t := d.table(fam, table); t != nil {
+			t.Objects = append(t.Objects, o)
+		}
+		return err
+	})
+}
+
+// fill says what a reference to the object does (NFT_OBJECT_*).
+func (o *Object) fill(typ uint32, data []byte) error {
+	const objCounter, objQuota, objHelper, objLimit, objConnlimit, objTimeout, objSecmark, objExpect = 1, 2, 3, 4, 5, 7, 8, 9
+	ad, err := decoder(data)
+	if err != nil {
+		return err
+	}
+	names := map[uint32]string{objQuota: "quota", objLimit: "limit", objConnlimit: "connlimit"}
+	switch typ {
+	case objCounter:
+		o.Packets, o.Bytes = counter(ad)
+		o.Counted = true
+		o.Expr = Expr{Op: OpPass, Text: "counter " + o.Name}
+		return ad.Err()
+	case objHelper, objTimeout, objExpect:
+		o.Expr = Expr{Op: OpPass, Key: needsCT, Text: "ct object " + o.Name}
+		return nil
+	case objSecmark:
+		o.Expr = Expr{Op: OpPass, Text: "secmark " + o.Name}
+		return nil
+	case objQuota, objLimit, objConnlimit:
+		a, err := readAttrs(data)
+		if err != nil {
+			return err
+		}
+		o.Expr, err = decodeStateful(names[typ], a, FamilyInet)
+		return err
+	default:
+		o.Expr = Expr{Op: OpOpaque, Text: fmt.Sprintf("object %s of type %d", o.Name, typ)}
+		return nil
+	}
 }

@@ -32,6 +32,13 @@ func Read(h *netns.Handle, o ReadOptions) (*Ruleset, error) {
 	}
 	r.readLegacy(h, FamilyIPv4, "ip_tables_names")
 	r.readLegacy(h, FamilyIPv6, "ip6_tables_names")
+	r.readLegacy(h, FamilyARP, "arp_tables_names")
+	if err := r.readIPSets(h); err != nil {
+		r.incomplete("ipset", err)
+	}
+	if err := h.Do(r.readRecent); err != nil {
+		r.incomplete("lists of -m recent", err)
+	}
 	if err := r.readConns(h, o); err != nil {
 		r.incomplete("conntrack", err)
 	}
@@ -67,7 +74,11 @@ func (r *Ruleset) readLegacy(h *netns.Handle, fam Family, names string) {
 		}
 		defer unix.Close(fd)
 		for _, name := range tables {
-			t, err := readLegacyTable(fd, level, fam, name)
+			read := readLegacyTable
+			if fam == FamilyARP {
+				read = readARPTable
+			}
+			t, err := read(fd, level, fam, name)
 			if err != nil {
 				r.incomplete("iptables table "+name, err)
 				continue
@@ -79,6 +90,23 @@ func (r *Ruleset) readLegacy(h *netns.Handle, fam Family, names string) {
 	if err != nil {
 		r.incomplete("iptables "+names, err)
 	}
+}
+
+// readRecent reads the lists of xt_recent.
+func (r *Ruleset) readRecent() error {
+	const dir = "/proc/thread-self/net/xt_recent"
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil //nolint:nilerr // none was ever used
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(dir + "/" + f.Name())
+		if err != nil {
+			return err
+		}
+		r.Recent = append(r.Recent, parseRecent(f.Name(), string(b)))
+	}
+	return nil
 }
 
 // readConns reads the tracked connections, where conntrack is at work at all.
@@ -132,9 +160,13 @@ func (o ReadOptions) wants(e Entry) bool {
 func entryOf(f *conntrack.Flow) Entry {
 	return Entry{
 		Orig: tupleOf(&f.TupleOrig), Reply: tupleOf(&f.TupleReply), Mark: f.Mark, Timeout: f.Timeout, Zone: f.Zone,
-		Replied: f.Status.SeenReply(), Assured: f.Status.Assured(),
+		Replied: f.Status.SeenReply(), Assured: f.Status.Assured(), Expected: f.Status.Expected(),
+		Closed: f.ProtoInfo.TCP != nil && f.ProtoInfo.TCP.State >= tcpTimeWait,
 	}
 }
+
+// tcpTimeWait is TCP_CONNTRACK_TIME_WAIT; CLOSE follows it.
+const tcpTimeWait = 7
 
 func tupleOf(t *conntrack.Tuple) Tuple {
 	out := Tuple{

@@ -14,97 +14,163 @@ const (
 	prioNATSrc    = 100
 )
 
-// maxOutcomes bounds the alternatives of one hook.
-const maxOutcomes = 32
+// maxPasses bounds the evaluations of one hook: a service of a thousand endpoints that iptables chooses
+// among takes a thousand. What more would give is an Unknown outcome.
+const maxPasses = 2048
 
 // Run plays one hook: every base chain that hangs there in order of priority, with conntrack and NAT at
-// their places. Several outcomes come back where rules choose at random, or where an unknown expression
-// makes a difference.
+// their places. Several outcomes come back where rules choose at random or by a rate; one that is Unknown
+// where an expression that is not known makes a difference.
 func (s State) Run(fam Family, h Hook, p Packet, ct Conn, env Env) []Outcome {
+	var passes []pass
 	var outs []Outcome
-	unknown := false
-	for choices := []int{}; ; {
+	for choices := []choice(nil); ; {
 		r := &run{state: s, fam: fam, hook: h, p: p, ct: ct, env: env, choices: choices}
 		o := r.all()
-		unknown = unknown || r.unknown
+		passes = append(passes, pass{r.choices[:r.at], o})
 		outs = appendDistinct(outs, o)
 		choices = r.next()
-		if choices == nil || len(outs) >= maxOutcomes {
+		if choices == nil {
 			break
 		}
+		if len(passes) >= maxPasses {
+			o.Verdict = Unknown
+			o.Chance = fmt.Sprintf("one of more than %d ways", maxPasses)
+			return append(outs, o)
+		}
 	}
-	if unknown && len(outs) > 1 {
-		return []Outcome{unknownOutcome(outs)}
+	if o, ok := undecided(passes); ok {
+		return []Outcome{o}
 	}
 	return outs
 }
 
+// choice is one decision of a pass that neither packet nor tables make.
+type choice struct {
+	expr  *Expr // where it is made; nil for the order of chains
+	n     int   // the way that was taken
+	arity int
+	doubt bool // not chance: an expression that is not known
+}
+
+// pass is one evaluation of a hook.
+type pass struct {
+	choices []choice
+	out     Outcome
+}
+
+func (o *Outcome) same(e *Outcome) bool {
+	return e.Verdict == o.Verdict && e.Packet == o.Packet && e.Conn.State == o.Conn.State && e.Conn.zone == o.Conn.zone &&
+		e.Conn.Entry.Reply == o.Conn.Entry.Reply && e.Conn.Entry.Mark == o.Conn.Entry.Mark
+}
+
 func appendDistinct(outs []Outcome, o Outcome) []Outcome {
-	for _, e := range outs {
-		if e.Verdict == o.Verdict && e.Packet == o.Packet && e.Conn.Entry.Reply == o.Conn.Entry.Reply {
+	for i := range outs {
+		if outs[i].same(&o) {
 			return outs
 		}
 	}
 	return append(outs, o)
 }
 
-// unknownOutcome stands for outcomes that differ by an expression which is not known.
-func unknownOutcome(outs []Outcome) Outcome {
-	o := outs[0]
-	for _, e := range outs {
-		for _, r := range e.Trail {
-			if r.What == WhatUnknown {
-				o.Trail = append(slices.Clone(e.Trail), r)
-				o.Verdict = Unknown
-				return o
+// undecided looks for two passes that agree on all that is chance and still end differently: then an
+// expression that is not known makes the difference, and the outcome is Unknown.
+func undecided(passes []pass) (Outcome, bool) {
+	doubts := slices.DeleteFunc(slices.Clone(passes), func(p pass) bool {
+		return !slices.ContainsFunc(p.choices, func(c choice) bool { return c.doubt })
+	})
+	for i := range doubts {
+		for k := range passes {
+			if !doubts[i].out.same(&passes[k].out) && agree(doubts[i].choices, passes[k].choices) {
+				return unknownOutcome(doubts[i].out, passes[k].out), true
 			}
 		}
 	}
+	return Outcome{}, false
+}
+
+// agree reports whether no chance choice that both made went differently.
+func agree(a, b []choice) bool {
+	for _, x := range a {
+		for _, y := range b {
+			if !x.doubt && !y.doubt && x.expr == y.expr && x.n != y.n {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// unknownOutcome stands for outcomes that differ by an expression which is not known: that one's rule is
+// the last of the trail.
+func unknownOutcome(outs ...Outcome) Outcome {
+	for _, e := range outs {
+		for _, r := range e.Trail {
+			if r.What == WhatUnknown {
+				e.Trail = append(slices.Clone(e.Trail), r)
+				e.Verdict = Unknown
+				return e
+			}
+		}
+	}
+	o := outs[0]
 	o.Verdict = Unknown
 	return o
 }
 
 // run is one pass through a hook with given choices.
 type run struct {
-	state   State
-	fam     Family
-	hook    Hook
-	p       Packet
-	ct      Conn
-	env     Env
-	trail   []Ref
-	unknown bool
-	chance  string
+	state  State
+	fam    Family
+	hook   Hook
+	p      Packet
+	ct     Conn
+	env    Env
+	trail  []Ref
+	chance string
+	answer *Rejection
 
-	choices []int // taken so far, in order of the choice points
-	arity   []int
+	choices []choice // taken so far, in order
 	at      int
 
-	table *Table
-	chain *Chain
-	rule  *Rule
-	regs  registers
-	depth int
-	steps int
+	table  *Table
+	chain  *Chain
+	rule   *Rule
+	regs   registers
+	depth  int
+	steps  int
+	natted bool // a rule of a nat chain has set the connection up
 }
 
 // choose is a choice point with n ways.
-func (r *run) choose(n int) int {
+func (r *run) choose(e *Expr, n int, doubt bool) int {
 	if r.at == len(r.choices) {
-		r.choices = append(r.choices, 0)
+		r.choices = append(r.choices, choice{expr: e})
 	}
-	r.arity = append(r.arity[:r.at], n)
-	c := r.choices[r.at]
+	c := &r.choices[r.at]
+	c.expr, c.arity, c.doubt = e, n, doubt
 	r.at++
+	return c.n
+}
+
+// chanceOf is a choice that the running system makes; words say which way was taken.
+func (r *run) chanceOf(e *Expr, n int, words func(n int) string) int {
+	c := r.choose(e, n, false)
+	if n > 1 {
+		if r.chance != "" {
+			r.chance += ", "
+		}
+		r.chance += words(c)
+	}
 	return c
 }
 
 // next gives the choices of the following pass, nil when all have been made.
-func (r *run) next() []int {
+func (r *run) next() []choice {
 	c := slices.Clone(r.choices[:r.at])
 	for i := len(c) - 1; i >= 0; i-- {
-		if c[i]+1 < r.arity[i] {
-			c[i]++
+		if c[i].n+1 < c[i].arity {
+			c[i].n++
 			return c[:i+1]
 		}
 	}
@@ -116,19 +182,19 @@ type stage struct {
 	prio  int32
 	table *Table
 	chain *Chain
-	do    func() // conntrack and NAT
+	do    func() Verdict // conntrack and NAT
 }
 
 func (r *run) all() Outcome {
-	for _, st := range r.stages() {
+	for _, st := range r.ordered(r.stages()) {
+		v := Accept
 		if st.do != nil {
-			st.do()
-			continue
+			v = st.do()
+		} else {
+			r.table = st.table
+			v = r.base(st.chain)
 		}
-		r.table = st.table
-		switch v := r.base(st.chain); v {
-		case Accept:
-		default:
+		if v != Accept {
 			return r.outcome(v)
 		}
 	}
@@ -137,115 +203,123 @@ func (r *run) all() Outcome {
 }
 
 func (r *run) outcome(v Verdict) Outcome {
-	return Outcome{Verdict: v, Packet: r.p, State: r.state, Conn: r.ct, Trail: r.trail, Chance: r.chance}
+	o := Outcome{Verdict: v, Packet: r.p, State: r.state, Conn: r.ct, Trail: r.trail, Chance: r.chance}
+	if v == Reject {
+		o.Answer = r.answer
+	}
+	return o
 }
 
 // stages are the base chains of the hook with conntrack and NAT among them.
 func (r *run) stages() []stage {
-	var out []stage
 	ip := r.fam == FamilyIPv4 || r.fam == FamilyIPv6
-	rs := r.state.rules
-	for i := range rs.Tables {
-		t := &rs.Tables[i]
-		if t.Dormant || t.Family != r.fam && (t.Family != FamilyInet || !ip && r.fam != FamilyNetdev) {
-			continue
+	out := r.baseChains(func(t *Table, c *Chain) bool {
+		if t.Family == FamilyInet && !ip && (r.fam != FamilyNetdev || !r.p.isIP()) {
+			return false
 		}
-		for k := range t.Chains {
-			c := &t.Chains[k]
-			if !c.Base || c.Hook != r.hook || c.Type == "nat" && ip || !r.onDevice(c) {
-				continue
-			}
-			out = append(out, stage{prio: c.Priority, table: t, chain: c})
-		}
-	}
-	if ip && rs.tracks(r.fam) {
+		return !(c.Type == "nat" && ip) && r.onDevice(c)
+	})
+	if ip && r.state.rules.tracks(r.fam) {
 		out = append(out, r.trackStages()...)
 	}
-	slices.SortStableFunc(out, func(a, b stage) int { return cmp.Compare(a.prio, b.prio) })
 	return out
 }
 
-// onDevice: chains of the netdev hooks belong to devices.
-func (r *run) onDevice(c *Chain) bool {
-	if r.hook != HookIngress && r.hook != HookEgress {
-		return true
-	}
-	return slices.Contains(c.Devices, r.p.In)
-}
-
-func (r *run) trackStages() []stage {
-	switch r.hook {
-	case HookPrerouting, HookOutput:
-		return []stage{{prio: prioConntrack, do: r.track}, {prio: prioNATDst, do: func() { r.nat(true) }}}
-	case HookInput, HookPostrouting:
-		return []stage{{prio: prioNATSrc, do: func() { r.nat(false) }}}
-	default:
-		return nil
-	}
-}
-
-func (r *run) track() {
-	if r.ct.State == ConnNone {
-		r.ct = r.state.lookup(&r.p)
-	}
-}
-
-// nat runs the nat chains for the first packet of a connection, and translates every packet of it.
-func (r *run) nat(dst bool) {
-	done := &r.ct.srcDone
-	if dst {
-		done = &r.ct.dstDone
-	}
-	if r.ct.State == ConnNew && !*done {
-		r.natChains()
-		*done = true
-	}
-	if r.ct.translate(&r.p, dst) && (r.ct.Entry.known || r.ct.Reply) {
-		r.trail = append(r.trail, Ref{
-			What: WhatConn, Family: r.fam, Hook: r.hook, Text: r.ct.Entry.String(),
-			Command: fmt.Sprintf("conntrack -L -p %s --orig-src %s", protoName(r.ct.Entry.Orig.Proto), r.ct.Entry.Orig.Src),
-		})
-	}
-}
-
-// natChains are the base chains of type nat of the hook: the first translation ends them.
-func (r *run) natChains() {
-	var sts []stage
+// baseChains are those of the hook in the tables of the family.
+func (r *run) baseChains(want func(t *Table, c *Chain) bool) (out []stage) {
 	for i := range r.state.rules.Tables {
 		t := &r.state.rules.Tables[i]
 		if t.Dormant || t.Family != r.fam && t.Family != FamilyInet {
 			continue
 		}
 		for k := range t.Chains {
-			if c := &t.Chains[k]; c.Base && c.Type == "nat" && c.Hook == r.hook {
-				sts = append(sts, stage{prio: c.Priority, table: t, chain: c})
+			if c := &t.Chains[k]; c.Base && c.Hook == r.hook && want(t, c) {
+				out = append(out, stage{prio: c.Priority, table: t, chain: c})
 			}
 		}
 	}
+	return out
+}
+
+// ordered sorts by priority. Of the same priority the kernel puts the one that was registered last first
+// (nf_hook_entries_grow); between tables that order is not in the dump, so both are tried.
+func (r *run) ordered(sts []stage) []stage {
+	slices.Reverse(sts)
 	slices.SortStableFunc(sts, func(a, b stage) int { return cmp.Compare(a.prio, b.prio) })
-	before := r.ct.Entry.Reply
+	for i := 0; i < len(sts); {
+		k := i + 1
+		mixed := false
+		for ; k < len(sts) && sts[k].prio == sts[i].prio; k++ {
+			mixed = mixed || sts[k].table != sts[i].table
+		}
+		if mixed && r.choose(nil, 2, true) == 1 {
+			slices.Reverse(sts[i:k])
+			r.noteOrder(sts[i:k])
+		}
+		i = k
+	}
+	return sts
+}
+
+func (r *run) noteOrder(sts []stage) {
 	for _, st := range sts {
-		r.table = st.table
-		if r.base(st.chain); r.ct.Entry.Reply != before {
+		if st.chain != nil {
+			r.trail = append(r.trail, Ref{
+				Backend: st.table.Backend, Family: st.table.Family, Table: st.table.Name, Chain: st.chain.Name, Hook: r.hook, What: WhatUnknown,
+				Text: fmt.Sprintf("the order of %d chains of priority %d", len(sts), st.prio), Command: showCommand(st.table, st.chain.Name),
+			})
 			return
 		}
 	}
 }
 
-// confirm keeps a new connection once its packet has left or arrived.
-func (r *run) confirm() {
-	if r.hook != HookInput && r.hook != HookPostrouting {
-		return
+// onDevice: chains of the netdev hooks belong to devices; a trailing * stands for any ending.
+func (r *run) onDevice(c *Chain) bool {
+	dev := r.p.In
+	switch r.hook {
+	case HookIngress:
+	case HookEgress:
+		if r.p.Out != "" {
+			dev = r.p.Out
+		}
+	default:
+		return true
 	}
-	switch {
-	case r.ct.State == ConnNew, r.ct.State == ConnEstablished && r.ct.Reply:
-		r.ct.Entry.known = false
-		r.state = r.state.with(r.ct.Entry)
+	return slices.ContainsFunc(c.Devices, func(d string) bool { return patternMatches(d, "*", dev) })
+}
+
+// next protocol numbers of Ethernet that the inet family looks into
+const (
+	etherIPv4 = 0x0800
+	etherIPv6 = 0x86dd
+)
+
+func (p *Packet) isIP() bool { return p.EtherType == etherIPv4 || p.EtherType == etherIPv6 }
+
+func (r *run) trackStages() []stage {
+	switch r.hook {
+	case HookPrerouting, HookOutput:
+		return []stage{{prio: prioConntrack, do: r.track}, {prio: prioNATDst, do: func() Verdict { return r.nat(true) }}}
+	case HookInput, HookPostrouting:
+		return []stage{{prio: prioNATSrc, do: func() Verdict { return r.nat(false) }}}
+	default:
+		return nil
 	}
+}
+
+func (r *run) track() Verdict {
+	if r.ct.State == ConnNone {
+		r.ct = r.state.lookup(&r.p, r.ct.zone)
+	}
+	return Accept
 }
 
 // maxSteps bounds the rules that one hook may run, jumps included.
 const maxSteps = 200_000
+
+// maxDepth bounds jumps; the kernel refuses more than 16 (NFT_JUMP_STACK_SIZE), legacy iptables more
+// than there are chains.
+const maxDepth = 256
 
 // base runs a base chain with its policy.
 func (r *run) base(c *Chain) Verdict {
@@ -254,7 +328,7 @@ func (r *run) base(c *Chain) Verdict {
 		return v
 	}
 	if c.Drop {
-		r.trail = append(r.trail, r.policyRef(c))
+		r.trail = append(r.trail, policyRef(r.table, c))
 		return Drop
 	}
 	return Accept
@@ -262,46 +336,59 @@ func (r *run) base(c *Chain) Verdict {
 
 // runChain runs the rules of a chain; decided is false when it ran out of them or returned.
 func (r *run) runChain(c *Chain) (v Verdict, decided bool) {
-	if r.depth++; r.depth > 64 {
+	if r.depth++; r.depth > maxDepth {
 		return Drop, true
 	}
 	defer func() { r.depth-- }()
 	for i := range c.Rules {
+		r.chain, r.rule = c, &c.Rules[i]
 		if r.steps++; r.steps > maxSteps {
+			r.note(WhatUnknown)
 			return Unknown, true
 		}
-		r.chain, r.rule = c, &c.Rules[i]
-		j := r.runRule(&c.Rules[i])
+		j := r.runRule(r.rule)
 		if j == nil {
 			continue
 		}
 		switch j.Code {
-		case JumpAccept:
-			r.note(WhatAccept)
-			return Accept, true
-		case JumpDrop:
-			r.note(WhatDrop)
-			return Drop, true
-		case JumpReject:
-			r.note(WhatReject)
-			return Reject, true
-		case JumpQueue:
-			r.note(WhatQueue)
-			return Stolen, true
 		case JumpReturn:
 			return 0, false
 		case JumpJump, JumpGoto:
 			next := r.findChain(j.Chain)
 			if next == nil {
-				continue
+				r.note(WhatUnknown)
+				return Unknown, true
 			}
 			if v, decided := r.runChain(next); decided || j.Code == JumpGoto {
 				return v, decided
 			}
 		case JumpContinue:
+		default:
+			return r.decide(j.Code), true
 		}
 	}
 	return 0, false
+}
+
+// decide records the rule at hand as the one that ended the chain.
+func (r *run) decide(code JumpCode) Verdict {
+	switch code {
+	case JumpAccept:
+		r.note(WhatAccept)
+		return Accept
+	case JumpDrop:
+		r.note(WhatDrop)
+		return Drop
+	case JumpReject:
+		r.note(WhatReject)
+		return Reject
+	case JumpQueue, JumpStolen:
+		r.note(WhatQueue)
+		return Stolen
+	default:
+		r.note(WhatUnknown)
+		return Unknown
+	}
 }
 
 func (r *run) findChain(name string) *Chain {
@@ -313,59 +400,51 @@ func (r *run) findChain(name string) *Chain {
 	return nil
 }
 
-// note records the rule at hand.
-func (r *run) note(what string) { r.trail = append(r.trail, r.ref(what)) }
-
-func (r *run) ref(what string) Ref {
-	return Ref{
-		Backend: r.table.Backend, Family: r.table.Family, Table: r.table.Name, Chain: r.chain.Name, Hook: r.hook,
-		Rule: r.rule.Number, Handle: r.rule.Handle, What: what, Text: r.rule.Text(), Command: showCommand(r.table, r.chain.Name),
-		Packets: r.rule.Packets,
-	}
-}
-
-func (r *run) policyRef(c *Chain) Ref {
-	return Ref{
-		Backend: r.table.Backend, Family: r.table.Family, Table: r.table.Name, Chain: c.Name, Hook: r.hook,
-		What: WhatPolicy, Text: "drop", Command: showCommand(r.table, c.Name), Packets: c.Packets,
-	}
-}
-
-// showCommand is how a person sees a chain.
-func showCommand(t *Table, chain string) string {
-	if t.Backend == BackendNFT {
-		return fmt.Sprintf("nft -a list chain %s %s %s", t.Family, t.Name, chain)
-	}
-	bin := "iptables-legacy"
-	if t.Family == FamilyIPv6 {
-		bin = "ip6tables-legacy"
-	}
-	return fmt.Sprintf("%s -t %s -L %s -v -n --line-numbers", bin, t.Name, chain)
-}
-
 // runRule evaluates one rule: nil when it does not match, or matches and goes on.
 func (r *run) runRule(rule *Rule) *Jump {
 	r.regs = registers{}
-	var j *Jump
 	for i := range rule.Exprs {
-		verdict, ok := r.eval(&rule.Exprs[i])
+		e := &rule.Exprs[i]
+		if e.undetermined() && !effective(rule.Exprs[i+1:]) {
+			return nil // whether it matches makes no difference
+		}
+		verdict, ok := r.eval(e)
 		if !ok {
 			return nil
 		}
-		if verdict != nil {
-			j = verdict
-			if j.Code != JumpContinue {
-				break
-			}
+		if verdict != nil && verdict.Code != JumpContinue {
+			return verdict
 		}
 	}
-	return j
+	return nil
+}
+
+// undetermined are expressions that make the evaluation branch whatever the packet is.
+func (e *Expr) undetermined() bool {
+	return e.Op == OpLimit || e.Op == OpUnknown || e.Op == OpStatistic
+}
+
+// effective reports whether expressions change a packet or decide about it.
+func effective(es []Expr) bool {
+	for i := range es {
+		switch es[i].Op {
+		case OpVerdict, OpReject, OpNotrack, OpNAT, OpSetMark, OpSetTOS, OpSetTTL, OpZone, OpWrite, OpOpaque:
+			return true
+		case OpLookup:
+			return true // may be a map of verdicts
+		case OpMeta, OpCT:
+			if es[i].Sreg != 0 {
+				return true
+			}
+		default:
+		}
+	}
+	return false
 }
 
 // doubt is an expression whose result is not known: both ways are tried.
-func (r *run) doubt() bool {
-	r.unknown = true
-	if r.choose(2) == 0 {
+func (r *run) doubt(e *Expr) bool {
+	if r.choose(e, 2, true) == 0 {
 		return false
 	}
 	r.note(WhatUnknown)
