@@ -85,7 +85,7 @@ func TestParseEvent(t *testing.T) {
 }
 
 func TestRingSize(t *testing.T) {
-	for n, want := range map[int]uint32{0: 1 << 20, -1: 1 << 20, 1 << 18: 1 << 18, 1<<18 + 1: 1 << 19, 1 << 40: 1 << 30} {
+	for n, want := range map[int]uint32{0: 1 << 20, -1: 1 << 20, 1 << 18: 1 << 18, 1<<18 + 1: 1 << 19, 1<<31 - 1: 1 << 30} {
 		if got := ringSize(n); got != want {
 			t.Errorf("ringSize(%d) = %d, want %d", n, got, want)
 		}
