@@ -54,6 +54,7 @@ const (
 	kfreeVarConsumed    = "consumed"
 	kfreeVarHasRxSk     = "has_rx_sk"
 	kfreeVarLost        = "lost"
+	kfreeVarTapped      = "tapped"
 	kfreeVarUnusedEvent = "unused_event"
 	kfreeVarWild        = "wild"
 )
@@ -118,6 +119,7 @@ type kfreeVariableSpecs struct {
 	Consumed    *ebpf.VariableSpec `ebpf:"consumed"`
 	HasRxSk     *ebpf.VariableSpec `ebpf:"has_rx_sk"`
 	Lost        *ebpf.VariableSpec `ebpf:"lost"`
+	Tapped      *ebpf.VariableSpec `ebpf:"tapped"`
 	UnusedEvent *ebpf.VariableSpec `ebpf:"unused_event"`
 	Wild        *ebpf.VariableSpec `ebpf:"wild"`
 }
@@ -160,6 +162,7 @@ type kfreeVariables struct {
 	Consumed    *ebpf.Variable `ebpf:"consumed"`
 	HasRxSk     *ebpf.Variable `ebpf:"has_rx_sk"`
 	Lost        *ebpf.Variable `ebpf:"lost"`
+	Tapped      *ebpf.Variable `ebpf:"tapped"`
 	UnusedEvent *ebpf.Variable `ebpf:"unused_event"`
 	Wild        *ebpf.Variable `ebpf:"wild"`
 }

@@ -33,6 +33,8 @@ var noises = []struct {
 	{"a multicast packet on a VXLAN device that has no group", vxlanMulticast},
 	{"a socket that was closed had not read it", closedSocket},
 	{"a TCP segment that had arrived before", duplicateTCP},
+	// the last acknowledgements of a connection end like this
+	{"a segment that TCP took in and had no further use for", usedTCP},
 }
 
 // at matches a reason, or none given, in one function. Kernels learned reasons bit by bit.
@@ -73,4 +75,12 @@ func duplicateTCP(d *Drop, _ bool) bool {
 		return true
 	}
 	return strings.HasPrefix(d.Reason, "TCP_OLD_")
+}
+
+func usedTCP(d *Drop, _ bool) bool {
+	switch d.Location {
+	case "tcp_v4_rcv", "tcp_v6_rcv", "tcp_v4_do_rcv", "tcp_v6_do_rcv", "tcp_rcv_established", "tcp_rcv_state_process":
+		return d.Unspecified
+	}
+	return false
 }

@@ -37,6 +37,8 @@ func TestNoise(t *testing.T) {
 		{"old acknowledgement", Drop{Reason: "TCP_OLD_ACK"}, true, true},
 		{"old data", Drop{Reason: "TCP_OLD_DATA"}, true, true},
 		{"bad checksum", Drop{Reason: "TCP_CSUM"}, true, false},
+		{"last acknowledgement", Drop{Reason: "NOT_SPECIFIED", Unspecified: true, Location: "tcp_v6_rcv"}, true, true},
+		{"connection refused", Drop{Reason: "NO_SOCKET", Location: "tcp_v4_rcv"}, true, false},
 		{"full tap", Drop{Reason: "PACKET_SOCK_ERROR", Location: "tpacket_rcv"}, true, true},
 		{"tap's filter, old kernel", Drop{Reason: "NOT_SPECIFIED", Unspecified: true, Location: "packet_rcv"}, true, true},
 		{"ping's filter", Drop{Reason: "SOCKET_FILTER", Location: "raw_rcv_skb"}, true, true},

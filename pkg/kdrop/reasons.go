@@ -14,10 +14,12 @@ const corePrefix = "SKB_DROP_REASON_"
 
 // reasons are the names of the running kernel.
 type reasons struct {
-	names   map[uint32]string // by number, without prefix
-	subsys  map[uint32]string // by number: "OPENVSWITCH"
-	rxSk    bool              // the tracepoint tells the receiving socket too
-	skipped uint32            // SKB_CONSUMED, or noReason: a packet that did its work
+	names  map[uint32]string // by number, without prefix
+	subsys map[uint32]string // by number: "OPENVSWITCH"
+	rxSk   bool              // the tracepoint tells the receiving socket too
+	// Reasons that the BPF program does not report, noReason if the kernel has none such: a packet
+	// that did its work, and a packet tap's own copy.
+	consumed, tapped uint32
 }
 
 // noReason is no value of enum skb_drop_reason.

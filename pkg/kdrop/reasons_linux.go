@@ -26,11 +26,14 @@ func readReasons(spec *btf.Spec) (*reasons, error) {
 	if len(params) < 4 {
 		return nil, &UnsupportedError{Why: "the kernel gives no drop reasons (they came with Linux 5.17)"}
 	}
-	r := &reasons{names: make(map[uint32]string), subsys: make(map[uint32]string), skipped: noReason}
+	r := &reasons{names: make(map[uint32]string), subsys: make(map[uint32]string), consumed: noReason, tapped: noReason}
 	r.rxSk = len(params) > 4
 	enum(spec, "skb_drop_reason", func(name string, v uint32) {
-		if name == "SKB_CONSUMED" {
-			r.skipped = v
+		switch name {
+		case "SKB_CONSUMED":
+			r.consumed = v
+		case corePrefix + "PACKET_SOCK_ERROR":
+			r.tapped = v
 		}
 		r.names[v] = strings.TrimPrefix(name, corePrefix)
 	})

@@ -70,7 +70,7 @@ func load(cfg Config, t *table, r *reasons, types *btf.Spec) (*ebpf.Collection, 
 		rxSk = 1
 	}
 	for name, v := range map[string]uint32{
-		kfreeVarWild: t.wild, kfreeVarConsumed: r.skipped, kfreeVarHasRxSk: rxSk,
+		kfreeVarWild: t.wild, kfreeVarConsumed: r.consumed, kfreeVarTapped: r.tapped, kfreeVarHasRxSk: rxSk,
 	} {
 		if err := spec.Variables[name].Set(v); err != nil {
 			return nil, err

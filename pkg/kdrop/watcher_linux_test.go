@@ -107,10 +107,10 @@ func checkDrop(t *testing.T, d *Drop, before time.Time, ns *netns.Handle, src, d
 func vxlan(t *testing.T, n *network, serverVNI string) {
 	t.Helper()
 	sh(t, n.a, `ip link add vx type vxlan id 1 dstport 8472 local 10.1.0.2 nolearning
-		ip link set vx address 02:00:00:00:01:01 up; ip addr add 10.9.0.1/24 dev vx
+		ip link set vx mtu 1450 address 02:00:00:00:01:01 up; ip addr add 10.9.0.1/24 dev vx
 		ip neigh add 10.9.0.2 lladdr 02:00:00:00:01:02 dev vx nud permanent`)
 	sh(t, n.b, `ip link add vx type vxlan id `+serverVNI+` dstport 8472 local 10.2.0.2 nolearning
-		ip link set vx address 02:00:00:00:01:02 up; ip addr add 10.9.0.2/24 dev vx`)
+		ip link set vx mtu 1450 address 02:00:00:00:01:02 up; ip addr add 10.9.0.2/24 dev vx`)
 }
 
 func TestVXLAN(t *testing.T) {

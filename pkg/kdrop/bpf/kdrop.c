@@ -84,6 +84,7 @@ struct {
 /* Set before the program is loaded. */
 const volatile __u32 wild;	/* WILD_* */
 const volatile __u32 consumed;	/* SKB_CONSUMED, or a value that is no reason */
+const volatile __u32 tapped;	/* SKB_DROP_REASON_PACKET_SOCK_ERROR, or a value that is no reason */
 const volatile __u32 has_rx_sk; /* the tracepoint has its fourth argument (6.11) */
 
 __u64 lost; /* matched, but the ring was full */
@@ -445,7 +446,8 @@ int kfree_skb(struct raw_tracepoint_args *ctx)
 	struct event *e;
 	__u32 *flow;
 
-	if (reason == consumed)
+	/* a full packet tap drops copies, perhaps our own taps as many as there are packets */
+	if (reason == consumed || reason == tapped)
 		return 0;
 	if (bpf_probe_read_kernel(&c.head, sizeof(c.head), &skb->head) ||
 	    bpf_probe_read_kernel(&c.end, sizeof(c.end), &skb->tail) ||
