@@ -22,7 +22,7 @@ func buffers() (s *Streams, out, errOut *bytes.Buffer) {
 
 func TestPathFlags(t *testing.T) {
 	defaults := func(change func(*pathOptions)) *pathOptions {
-		o := &pathOptions{Count: 3, Interval: 50 * time.Millisecond, Timeout: time.Second}
+		o := &pathOptions{Count: 3, Interval: 50 * time.Millisecond, Timeout: time.Second, Contrast: "auto"}
 		o.Source, o.Destination, o.Output, o.Namespace, o.Probe = "a", "b", "text", "default", "icmp"
 		change(o)
 		return o
@@ -48,6 +48,11 @@ func TestPathFlags(t *testing.T) {
 		{name: "format", args: []string{"a", "b", "-o", "xml"}, err: `output format "xml"`},
 		{name: "probe", args: []string{"a", "b", "--probe", "sctp"}, err: "flag --probe"},
 		{name: "count", args: []string{"a", "b", "--count", "-1"}, err: "flag --count"},
+		{name: "contrast", args: []string{"a", "b", "--contrast", "maybe"}, err: "flag --contrast"},
+		{
+			name: "by itself", args: []string{"a", "b", "--no-bpf", "--contrast", "never"},
+			want: defaults(func(o *pathOptions) { o.NoBPF, o.Contrast = true, "never" }),
+		},
 		{name: "interval", args: []string{"a", "b", "--interval", "-1s"}, err: "flag --interval"},
 	}
 	for _, tt := range tests {
