@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/verify"
@@ -233,35 +234,55 @@ func (c *leg) lost() {
 	if c.in.Wire == nil || c.Journeys == 0 || c.whole {
 		return
 	}
-	i := c.missing()
+	i := slices.IndexFunc(c.Hops, func(h verify.Hop) bool { return h.Lost > 0 })
 	if i < 0 {
 		return
 	}
-	last := &c.Hops[c.Last]
 	next := &c.Hops[i]
+	last := &c.Hops[next.Since]
 	words := fmt.Sprintf("%d of %d packets seen at %s %s (%s), %d at %s %s (%s)",
 		last.Seen, c.Journeys, last.Node, last.Interface, last.Dir, next.Seen, next.Node, next.Interface, next.Dir)
 	said := c.kernelSaid(last, next)
 	for k := range c.found {
-		if c.found[k].place >= place(c.n, c.Last, 0) && c.found[k].Severity == Error {
+		if c.found[k].place >= place(c.n, next.Since, 0) && c.found[k].Severity == Error {
 			c.found[k].Evidence = append(c.found[k].Evidence, "wire: "+words)
+			c.found[k].Evidence = append(c.found[k].Evidence, healed(next)...)
 			c.found[k].Evidence = append(c.found[k].Evidence, said...)
+			c.found[k].Evidence = append(c.found[k].Evidence, c.counted(last, next)...)
 			return
 		}
 	}
 	f := Finding{
 		Cause: "lost-after-" + last.Interface, Leg: c.Name, Node: last.Node, Interface: last.Interface, Severity: Error,
-		place: place(c.n, c.Last+1, 97), Evidence: []string{"wire: " + words},
-		Summary: fmt.Sprintf("lost between %s %s and %s %s: the tables on both sides would let it through",
-			last.Node, last.Interface, next.Node, next.Interface),
+		place: place(c.n, next.Since+1, 97), Evidence: append([]string{"wire: " + words}, healed(next)...),
+		Summary: fmt.Sprintf("%slost between %s %s and %s %s: the tables on both sides would let it through",
+			share(next.Lost, c.Journeys), last.Node, last.Interface, next.Node, next.Interface),
 	}
 	c.explainLoss(&f, last, next)
 	if len(said) > 0 {
 		f.Summary += "; " + said[0]
 		f.Evidence = append(f.Evidence, said...)
 	}
+	f.Evidence = append(f.Evidence, c.counted(last, next)...)
+	c.byRule(&f, last, next, next.Lost)
 	c.byContrast(&f, last, next)
 	c.found = append(c.found, f)
+}
+
+// share says how many were lost where it was not all.
+func share(lost, of int) string {
+	if lost >= of {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d packets are ", lost, of)
+}
+
+// healed says that a loss ended while podtrace looked.
+func healed(h *verify.Hop) []string {
+	if h.Healed == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("it healed by itself: the first %d packets were lost, and all from %s on came through", h.Lost, h.Healed.Round(time.Millisecond))}
 }
 
 // missing is the first hop after the last sighting that a tap would have shown; -1: none.
@@ -279,7 +300,7 @@ func (c *leg) missing() int {
 
 // explainLoss adds what is known of a place where the tables see no reason.
 func (c *leg) explainLoss(f *Finding, last, next *verify.Hop) {
-	for i := c.Last; i < len(c.Hops) && i <= c.Last+1; i++ {
+	for i := next.Since; i < len(c.Hops) && i <= next.Since+1; i++ {
 		h := &c.Hops[i]
 		if h.Opaque != "" {
 			f.Cause = "tc-bpf-drop"
@@ -290,7 +311,7 @@ func (c *leg) explainLoss(f *Finding, last, next *verify.Hop) {
 	}
 	if last.Node != next.Node {
 		f.Evidence = append(f.Evidence, fmt.Sprintf("it left %s and did not reach %s: the network between the nodes", last.Node, next.Node))
-		f.Summary = fmt.Sprintf("lost between the nodes: %s %s sends it, %s %s does not receive it", last.Node, last.Interface, next.Node, next.Interface)
+		f.Summary = fmt.Sprintf("%slost between the nodes: %s %s sends it, %s %s does not receive it", share(next.Lost, c.Journeys), last.Node, last.Interface, next.Node, next.Interface)
 		f.Remedy = c.remedy(f.Cause, nil, nil)
 	}
 	f.Evidence = append(f.Evidence, c.Forward.Notes...)

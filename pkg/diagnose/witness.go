@@ -13,6 +13,9 @@ import (
 type Witness struct {
 	// Drops are the packets of the flow that a kernel said it dropped, and why.
 	Drops []kdrop.Drop `json:"drops,omitempty"`
+	// Moved are the counters, and Rules the rules, that counted while the probe was under way.
+	Moved []Moved     `json:"moved,omitempty"`
+	Rules []MovedRule `json:"rules,omitempty"`
 	// Contrast are the further probes, in the order in which they were sent.
 	Contrast []Contrast `json:"contrast,omitempty"`
 	// Size is what became of full-size packets; nil: none were sent.

@@ -47,7 +47,8 @@ func showCommand(t *Table, chain string) string {
 
 // RuleCounter is what the kernel has counted at one place of the rules.
 type RuleCounter struct {
-	// Ref is the rule, the policy (Rule 0, What "policy") or the named counter (What "counter", Chain its name).
+	// Ref is the rule (What "drop" or "reject" if it ends packets), the policy (Rule 0, What "policy") or the
+	// named counter (What "counter", Chain its name).
 	Ref     Ref
 	Packets uint64
 	Bytes   uint64
@@ -55,6 +56,19 @@ type RuleCounter struct {
 
 // WhatCounter marks the Ref of a named counter of nftables.
 const WhatCounter = "counter"
+
+// ends says how the rule ends a packet: WhatDrop or WhatReject, "" when it lets it go on.
+func (r *Rule) ends() string {
+	for i := range r.Exprs {
+		switch e := &r.Exprs[i]; {
+		case e.Op == OpReject:
+			return WhatReject
+		case e.Op == OpVerdict && e.Jump != nil && e.Jump.Code == JumpDrop:
+			return WhatDrop
+		}
+	}
+	return ""
+}
 
 // Counters lists every rule and policy that the kernel counts, and the named counters, in the order of the
 // tables. Rules of nftables count only where they hold a counter statement.
@@ -66,7 +80,9 @@ func (r *Ruleset) Counters() []RuleCounter {
 			c := &t.Chains[k]
 			for n := range c.Rules {
 				if rule := &c.Rules[n]; rule.Counted {
-					out = append(out, RuleCounter{Ref: ruleRef(t, c, rule), Packets: rule.Packets, Bytes: rule.Bytes})
+					ref := ruleRef(t, c, rule)
+					ref.What = rule.ends()
+					out = append(out, RuleCounter{Ref: ref, Packets: rule.Packets, Bytes: rule.Bytes})
 				}
 			}
 			if c.Counted {

@@ -86,10 +86,25 @@ type Hop struct {
 	State        string   `json:"state"`
 	Note         string   `json:"note,omitempty"`         // why it is unobserved, what is particular here
 	Packets      int      `json:"packets"`                // probe packets (or their segments) seen here on this leg
-	LatencyNanos *int64   `json:"latencyNanos,omitempty"` // since the previous hop, median; absent across nodes
+	LatencyNanos *int64   `json:"latencyNanos,omitempty"` // since the observed hop before, median
+	Latency      *Latency `json:"latency,omitempty"`      // its distribution, from ten packets on
+	Lost         int      `json:"lost,omitempty"`         // seen before, and neither here nor further on
+	Reordered    int      `json:"reordered,omitempty"`    // overtaken since the hop before
+	Duplicates   int      `json:"duplicates,omitempty"`   // that passed here more than once
 	Expected     *Headers `json:"expected,omitempty"`
 	Observed     *Headers `json:"observed,omitempty"`
 	Checks       []Check  `json:"checks"`
+}
+
+// Latency is how long packets took since the observed hop before. Across nodes the difference of the clocks is
+// taken out (Capture.ClockSkewNanos).
+type Latency struct {
+	Packets  int   `json:"packets"`
+	MinNanos int64 `json:"minNanos"`
+	P50Nanos int64 `json:"p50Nanos"`
+	P90Nanos int64 `json:"p90Nanos"`
+	P99Nanos int64 `json:"p99Nanos"`
+	MaxNanos int64 `json:"maxNanos"`
 }
 
 // Headers are the addresses of a frame. An empty string or zero means "any" in what is expected and
@@ -220,6 +235,9 @@ type Capture struct {
 	KernelDrops int     `json:"kernelDrops"`
 	// ArmNanos is the time from the first tap's socket to the last tap armed.
 	ArmNanos int64 `json:"armNanos,omitempty"`
+	// ClockSkewNanos is how far the clock of the destination's node is ahead of the source's, estimated from
+	// both directions as if they took equally long; absent where only one was seen.
+	ClockSkewNanos *int64 `json:"clockSkewNanos,omitempty"`
 }
 
 // Point is one capture point.

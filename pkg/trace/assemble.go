@@ -37,6 +37,10 @@ func assemble(c *Case, path verify.Result, fs []diagnose.Finding, v diagnose.Ver
 		})
 	}
 	r.Capture = captured(c)
+	if path.HasSkew && r.Capture != nil {
+		ns := path.Skew.Nanoseconds()
+		r.Capture.ClockSkewNanos = &ns
+	}
 	for _, t := range c.Witness.Contrast {
 		r.Contrast = append(r.Contrast, report.Contrast(t))
 	}
@@ -98,15 +102,25 @@ func leg(l *verify.Leg) report.Leg {
 	return out
 }
 
+// spreadFrom is how many packets make a distribution.
+const spreadFrom = 10
+
 func hop(i int, h *verify.Hop) report.Hop {
 	out := report.Hop{
 		Index: i + 1, Node: h.Node, Netns: h.Name, Interface: h.Interface, Ifindex: int(h.Ifindex),
 		Direction: h.Dir.String(), State: string(h.State), Note: h.Note, Packets: h.Seen, Checks: []report.Check{},
 	}
-	if h.HasLat {
-		ns := h.Latency.Nanoseconds()
+	if l := h.Latency; l.Packets > 0 {
+		ns := l.P50.Nanoseconds()
 		out.LatencyNanos = &ns
+		if l.Packets >= spreadFrom {
+			out.Latency = &report.Latency{
+				Packets: l.Packets, MinNanos: l.Min.Nanoseconds(), P50Nanos: l.P50.Nanoseconds(), P90Nanos: l.P90.Nanoseconds(),
+				P99Nanos: l.P99.Nanoseconds(), MaxNanos: l.Max.Nanoseconds(),
+			}
+		}
 	}
+	out.Lost, out.Reordered, out.Duplicates = h.Lost, h.Reordered, h.Repeated
 	if h.Expected {
 		out.Expected = expectedHeaders(&h.Frame)
 	}

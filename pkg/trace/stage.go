@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/podtrace/podtrace/pkg/capture"
+	"github.com/podtrace/podtrace/pkg/counters"
 	"github.com/podtrace/podtrace/pkg/diagnose"
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/kdrop"
@@ -104,6 +105,11 @@ func (st *stage) observe(ctx context.Context, pr *probe.Prober) error {
 		drops = st.watchDrops(p)
 		return nil
 	})
+	var before []*counters.Snapshot
+	g.Go(func() error {
+		before = st.readCounters(ctx)
+		return nil
+	})
 	err = g.Wait()
 	if drops != nil {
 		defer drops.Close() //nolint:errcheck // what it saw has been taken by then
@@ -121,6 +127,7 @@ func (st *stage) observe(ctx context.Context, pr *probe.Prober) error {
 	}
 	st.c.Observed = &Observed{Points: points, Frames: res.Frames, ArmNs: ses.ArmDuration().Nanoseconds(), End: end}
 	st.takeDrops(drops)
+	st.takeCounters(before, st.readCounters(ctx))
 	return nil
 }
 

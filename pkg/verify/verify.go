@@ -5,6 +5,7 @@ package verify
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -61,9 +62,14 @@ type Hop struct {
 	Note      string
 	Sightings []correlate.Sighting // the first of each journey
 	Seen      int                  // journeys that were seen here
-	Latency   time.Duration        // median since the previous hop; valid when HasLatency
-	HasLat    bool
+	Lost      int                  // journeys seen before and neither here nor further on
+	Since     int                  // the hop that Lost counts from
+	Healed    time.Duration        // after which the losses ended: the first packets were lost and no later one; 0: not so
+	Latency   Spread               // since the observed hop before; across nodes with the clocks' difference taken out
+	Reordered int                  // packets that were overtaken since that hop
+	Repeated  int                  // journeys that passed here more than once
 	Checks    []Check
+	times     []int64 // of the sighting of each journey, 0: not seen
 }
 
 // Leg is one direction, judged hop by hop.
@@ -77,6 +83,10 @@ type Leg struct {
 	Journeys, Arrived int
 	// Last is the index of the last hop at which every or any packet was seen; -1: none.
 	Last int
+	// Others are the alternatives that the tables allow beside Forward.
+	Others []forward.Leg
+	// crossings are the passages from one node to another among the observed hops.
+	crossings []crossing
 	// Strays are passages that no table predicts: other interfaces, other directions, loops.
 	Strays []Stray
 }
@@ -116,6 +126,10 @@ type Wire struct {
 // Result is the judged path.
 type Result struct {
 	Request, Reply Leg
+	// Skew is how far the clock of the destination's node is ahead of the source's, estimated from both
+	// directions; valid when HasSkew.
+	Skew    time.Duration
+	HasSkew bool
 }
 
 // Verify compares.
@@ -127,6 +141,9 @@ func Verify(in Input) Result {
 	r.Reply.Hops = append(r.Reply.Hops, unreached(r.Reply, r.Request)...)
 	judgeUnreached(&r.Request, in.Wire)
 	judgeUnreached(&r.Reply, in.Wire)
+	r.Request.losses()
+	r.Reply.losses()
+	r.Skew, r.HasSkew = skew(&r.Request, &r.Reply)
 	return r
 }
 
@@ -147,7 +164,9 @@ func verifyLeg(name string, in Input, alternatives []forward.Leg, js []correlate
 	if len(alternatives) == 0 {
 		return leg
 	}
-	leg.Forward = pickAlternative(alternatives, js, taps)
+	picked := pickAlternative(alternatives, js, taps)
+	leg.Forward = alternatives[picked]
+	leg.Others = slices.Delete(slices.Clone(alternatives), picked, picked+1)
 	used := make(map[sightingKey]bool)
 	shift := ttlShift(leg.Forward, js, taps)
 	for i := range leg.Forward.Hops {
@@ -211,20 +230,36 @@ func find(js []correlate.Journey, j int, point int, dir correlate.Direction, use
 }
 
 // pickAlternative takes, among the ways that the tables allow, the one that the packets went.
-func pickAlternative(legs []forward.Leg, js []correlate.Journey, taps tapIndex) forward.Leg {
-	best, score := 0, -1
+func pickAlternative(legs []forward.Leg, js []correlate.Journey, taps tapIndex) int {
+	best, score := 0, math.MinInt
 	for i, l := range legs {
 		n := 0
 		for _, h := range l.Hops {
-			if t, ok := taps.at(h); ok && seenAt(js, t.Point, direction(h.Dir)) {
+			t, ok := taps.at(h)
+			switch {
+			case !ok || len(js) == 0 || h.Hidden != "":
+			case seenAt(js, t.Point, direction(h.Dir)):
 				n++
+			default:
+				n-- // of two ways of which one ends early, packets that ended there took that one
 			}
 		}
 		if n > score {
 			best, score = i, n
 		}
 	}
-	return legs[best]
+	return best
+}
+
+// repeats reports whether a journey passed a point in one direction more than once.
+func repeats(j *correlate.Journey, point int, dir correlate.Direction) bool {
+	n := 0
+	for i := range j.Sightings {
+		if j.Sightings[i].Point == point && j.Sightings[i].Dir == dir {
+			n++
+		}
+	}
+	return n > 1
 }
 
 func seenAt(js []correlate.Journey, point int, dir correlate.Direction) bool {
@@ -261,6 +296,7 @@ func (h *Hop) observe(js []correlate.Journey, taps tapIndex, used map[sightingKe
 	if !ok {
 		return
 	}
+	h.times = make([]int64, len(js))
 	for j := range js {
 		i, ok := find(js, j, t.Point, direction(h.Dir), used)
 		if !ok {
@@ -268,7 +304,11 @@ func (h *Hop) observe(js []correlate.Journey, taps tapIndex, used map[sightingKe
 		}
 		used[sightingKey{j, i}] = true
 		h.Seen++
+		h.times[j] = js[j].Sightings[i].Time
 		h.Sightings = append(h.Sightings, js[j].Sightings[i])
+		if js[j].Repeats > 0 && repeats(&js[j], t.Point, direction(h.Dir)) {
+			h.Repeated++
+		}
 	}
 	if h.Seen == 0 {
 		return
@@ -349,22 +389,6 @@ func (l *Leg) bridged() {
 		if !h.checksHold() {
 			h.State = Mismatch
 		}
-	}
-}
-
-// latencies gives each hop the median time since the hop before, where both share a clock: one node.
-func (l *Leg) latencies() {
-	for i := 1; i < len(l.Hops); i++ {
-		h, prev := &l.Hops[i], &l.Hops[i-1]
-		if h.Node != prev.Node || len(h.Sightings) == 0 || len(h.Sightings) != len(prev.Sightings) {
-			continue
-		}
-		ds := make([]int64, len(h.Sightings))
-		for k := range h.Sightings {
-			ds[k] = h.Sightings[k].Time - prev.Sightings[k].Time
-		}
-		slices.Sort(ds)
-		h.Latency, h.HasLat = time.Duration(ds[len(ds)/2]), true
 	}
 }
 
