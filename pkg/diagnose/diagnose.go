@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/podtrace/podtrace/pkg/forward"
@@ -124,6 +125,7 @@ func legFindings(in Input, l *verify.Leg, intent *verify.Intent, n int) []Findin
 		c.check(c.expected(), k, &l.Tail[k])
 	}
 	c.dropped()
+	c.alternatives()
 	c.lost()
 	return c.found
 }
@@ -227,6 +229,33 @@ func (c *leg) dropped() {
 	f.Cause, f.Summary = c.nameDrop(d, &f)
 	f.Remedy = c.remedy(f.Cause, &d.Step, nil)
 	c.found = append(c.found, f)
+}
+
+// alternatives reports the ways that the tables allow beside the one that was taken, and that end badly: a dead
+// next hop among several, an endpoint of a service that is gone. What hangs on a rate is only noted.
+func (c *leg) alternatives() {
+	for _, l := range c.Others {
+		if l.Drop == nil || len(l.Chance) == 0 || c.Forward.Drop != nil {
+			continue
+		}
+		d := l.Drop
+		f := Finding{
+			Leg: c.Name, Node: d.Node, Interface: d.Interface, Severity: Error, place: place(c.n, len(l.Hops), 98),
+			Evidence: append([]string{"only when: " + strings.Join(l.Chance, "; ")}, stepEvidence(&d.Step)...),
+		}
+		o := *c
+		o.Leg = &verify.Leg{Name: c.Name, Forward: l}
+		for i := range l.Hops {
+			o.Hops = append(o.Hops, verify.Hop{Hop: l.Hops[i], Expected: true})
+		}
+		f.Cause, f.Summary = o.nameDrop(d, &f)
+		f.Summary = "some packets, by chance: " + f.Summary
+		f.Remedy = o.remedy(f.Cause, &d.Step, nil)
+		if c.in.Wire != nil || l.ByRate {
+			f.Severity = Note
+		}
+		c.found = append(c.found, f)
+	}
 }
 
 // lost reports where the wire lost the packets, when that is not what the tables say already.

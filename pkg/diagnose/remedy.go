@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/verify"
 )
 
@@ -70,6 +71,9 @@ func (c *leg) mend(cause string, s *forward.Step, ck *verify.Check) string {
 		want = firstWord(ck.Expected)
 	}
 	run := func(format string, args ...any) string { return command(ns, fmt.Sprintf(format, args...)) }
+	if s.Rule != nil {
+		return command(ns, mendRule(s.Rule))
+	}
 	switch cause {
 	case "fdb-wrong-dst", "fdb-missing":
 		if want == "" {
@@ -101,6 +105,27 @@ func (c *leg) mend(cause string, s *forward.Step, ck *verify.Check) string {
 		}
 	}
 	return ""
+}
+
+// mendRule takes out the rule that drops, or turns the policy around.
+func mendRule(r *netfilter.Ref) string {
+	bin := "iptables-legacy"
+	if r.Family == netfilter.FamilyIPv6 {
+		bin = "ip6tables-legacy"
+	}
+	nft := r.Backend == netfilter.BackendNFT
+	switch {
+	case r.What == netfilter.WhatConn:
+		return strings.Replace(r.Command, " -L ", " -D ", 1)
+	case r.What == netfilter.WhatPolicy && nft:
+		return fmt.Sprintf("nft chain %s %s %s '{ policy accept; }'", r.Family, r.Table, r.Chain)
+	case r.What == netfilter.WhatPolicy:
+		return fmt.Sprintf("%s -t %s -P %s ACCEPT", bin, r.Table, r.Chain)
+	case nft:
+		return fmt.Sprintf("nft delete rule %s %s %s handle %d", r.Family, r.Table, r.Chain, r.Handle)
+	default:
+		return fmt.Sprintf("%s -t %s -D %s %d", bin, r.Table, r.Chain, r.Rule)
+	}
 }
 
 // mendRoute turns "via G dev D, the VTEP of N" into the command.

@@ -232,6 +232,8 @@ type Leg struct {
 	FinalFlow Flow
 	// Chance says under which condition this leg is taken, when there are alternatives.
 	Chance []string
+	// ByRate: the chance is a limit or quota that is used up or not, not a choice among equals.
+	ByRate bool
 	// Notes are oddities that change nothing.
 	Notes []string
 

@@ -3,6 +3,7 @@ package forward
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/tables"
@@ -114,6 +115,7 @@ func (w *walk) run(h *host, family netfilter.Family, hook netfilter.Hook, np net
 		b, pb := w, p
 		if len(outcomes) > 1 {
 			b, pb = w.fork(o.Chance), p.clone()
+			b.leg.ByRate = b.leg.ByRate || strings.Contains(o.Chance, ": within") || strings.Contains(o.Chance, ": over")
 		}
 		if i >= maxLegs || b.full() {
 			return
