@@ -3,6 +3,7 @@ package netfilter
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Tuple is one direction of a connection. Of ICMP SrcPort is the identifier and DstPort 0.
@@ -91,6 +92,21 @@ func (c *Conn) tracked() bool {
 type State struct {
 	rules *Ruleset
 	conns []Entry
+	added []addition
+}
+
+// addition is an element that a rule has put into a set, or into a list of -m recent, on the walk.
+type addition struct {
+	table *Table // nil: a list of -m recent, whose addresses are the keys
+	set   string
+	el    Element
+	gone  bool // taken out
+}
+
+// put notes an addition.
+func (s State) put(a addition) State {
+	s.added = append(slices.Clip(s.added), a)
+	return s
 }
 
 // NewState begins with what the kernel knew.

@@ -204,12 +204,16 @@ func (r *run) element(name string, sreg uint32) (el *Element, s *Set, known bool
 	if s == nil {
 		return nil, nil, false
 	}
-	known = true
-	el = s.find(func(n int) []byte {
-		v := r.regs.load(sreg, n)
-		known = known && v.sure()
-		return v.b
-	})
+	for i := len(r.state.added) - 1; i >= 0; i-- {
+		a := &r.state.added[i]
+		if v := r.regs.load(sreg, len(a.el.Key)); a.table == r.table && a.set == name && v.sure() && bytes.Equal(v.b, a.el.Key) {
+			if a.gone {
+				return nil, s, true
+			}
+			return &a.el, s, true
+		}
+	}
+	el, known = s.find(func(n int) value { return r.regs.load(sreg, n) })
 	return el, s, known
 }
 
@@ -258,6 +262,15 @@ func (r *run) evalObject(e *Expr) (*Jump, bool) {
 // dynset adds to a set, which always goes well but where the set is full; a limit that belongs to the
 // element may stop the rule.
 func (r *run) dynset(e *Expr) bool {
+	if s := r.set(e.Set); s != nil && s.KeyLen > 0 {
+		if v := r.regs.load(e.Sreg, int(s.KeyLen)); v.sure() {
+			el := Element{Key: v.b}
+			if s.Map {
+				el.Data = r.regs.load(e.Sreg2, int(s.DataLen)).b
+			}
+			r.state = r.state.put(addition{table: r.table, set: e.Set, el: el, gone: e.Key == "delete"})
+		}
+	}
 	for i := range e.Sub {
 		if e.Sub[i].Op == OpLimit || e.Sub[i].Op == OpQuota {
 			over := r.chanceOf(e, 2, func(n int) string { return e.Text + [...]string{": within", ": over"}[n] }) == 1

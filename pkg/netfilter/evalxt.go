@@ -34,6 +34,9 @@ func (r *run) matchesXT(e *Expr) bool {
 	case OpPhysdev:
 		return r.physdev(e)
 	case OpMAC:
+		if p.In == "" || p.In == "lo" {
+			return false // no Ethernet
+		}
 		if p.EthSrc.IsZero() {
 			return r.doubt(e)
 		}

@@ -156,29 +156,42 @@ const (
 // Key the side. How long ago an address was seen is not in the tables' terms, so that a limit of time
 // leaves both ways open for an address that is listed.
 func (r *run) recent(e *Expr) bool {
-	if e.Flags&recentSet != 0 {
-		return !e.Invert
-	}
 	a := r.p.Src
 	if e.Key == "dst" {
 		a = r.p.Dst
 	}
-	listed := false
-	for _, l := range r.state.rules.Recent {
-		if l.Name == e.Set {
-			listed = slices.Contains(l.Addrs, a)
-		}
+	listed, fresh := r.listed(e.Set, a)
+	if len(e.Data) == 0 && e.Flags&(recentSet|recentRemove) != 0 {
+		r.state = r.state.put(addition{set: e.Set, el: Element{Key: a.AsSlice()}, gone: e.Flags&recentSet == 0})
+	}
+	if e.Flags&recentSet != 0 {
+		return !e.Invert
 	}
 	switch {
 	case !listed:
 		return e.Invert
 	case e.Flags&recentTTL != 0, len(e.Data) > 0:
 		return r.doubt(e)
-	case e.Mod != 0 || e.Len > 1:
+	case e.Mod != 0 && !fresh || e.Len > 1:
 		n := r.chanceOf(e, 2, func(n int) string { return fmt.Sprintf("%s: %v", e.Text, n == 0) })
 		return (n == 0) != e.Invert
 	}
 	return !e.Invert
+}
+
+// listed reports whether a list has an address, and whether a rule on the walk has just put it there.
+func (r *run) listed(list string, a netip.Addr) (listed, fresh bool) {
+	for i := len(r.state.added) - 1; i >= 0; i-- {
+		if d := &r.state.added[i]; d.table == nil && d.set == list && addrOf(d.el.Key) == a {
+			return !d.gone, !d.gone
+		}
+	}
+	for _, l := range r.state.rules.Recent {
+		if l.Name == list {
+			return slices.Contains(l.Addrs, a), false
+		}
+	}
+	return false, false
 }
 
 // parseRecent reads one file of /proc/net/xt_recent: "src=10.0.0.1 ttl: 64 last_seen: …" a line.

@@ -133,6 +133,8 @@ type Set struct {
 	Name     string `json:"name"`
 	Interval bool   `json:"interval,omitempty"`
 	Map      bool   `json:"map,omitempty"`
+	KeyLen   uint32 `json:"keyLen,omitempty"` // bytes
+	DataLen  uint32 `json:"dataLen,omitempty"`
 	// Fields are the lengths in bytes of the parts of a concatenated key; each part is padded to a
 	// multiple of four. Empty: the key is one value.
 	Fields   []uint32  `json:"fields,omitempty"`

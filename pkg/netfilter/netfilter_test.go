@@ -135,8 +135,8 @@ func TestAlternatives(t *testing.T) {
 func TestIntervalSet(t *testing.T) {
 	s := Set{Interval: true, Elements: []Element{{Key: []byte{0}, End: true}, {Key: []byte{10}}, {Key: []byte{20}, End: true}, {Key: []byte{30}}}}
 	for v, want := range map[byte]bool{5: false, 10: true, 19: true, 20: false, 29: false, 30: true, 255: true} {
-		if got := s.find(func(int) []byte { return []byte{v} }) != nil; got != want {
-			t.Errorf("%d in the set: %v, want %v", v, got, want)
+		if el, known := s.find(func(int) value { return exactly([]byte{v}) }); (el != nil) != want || !known {
+			t.Errorf("%d in the set: %v (known %v), want %v", v, el, known, want)
 		}
 	}
 }

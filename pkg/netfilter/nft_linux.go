@@ -375,6 +375,10 @@ func (d *nftReader) readSets() error {
 			case unix.NFTA_SET_FLAGS:
 				f := ad.Uint32()
 				s.Interval, s.Map = f&interval != 0, f&(mapFlag|objectFlag) != 0
+			case unix.NFTA_SET_KEY_LEN:
+				s.KeyLen = ad.Uint32()
+			case unix.NFTA_SET_DATA_LEN:
+				s.DataLen = ad.Uint32()
 			case nftaSetDesc:
 				s.Fields = fieldsOf(ad.Bytes())
 			}

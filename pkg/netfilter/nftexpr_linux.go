@@ -281,7 +281,7 @@ func exthdrExpr(a attrs) Expr {
 }
 
 func dynsetExpr(a attrs, fam Family) (Expr, error) {
-	e := Expr{Op: OpDynset, Set: a.str(1), Sreg: a.u32(4), Invert: a.u32(9)&1 != 0, Key: map[uint32]string{0: "add", 1: "update", 2: "delete"}[a.u32(3)]}
+	e := Expr{Op: OpDynset, Set: a.str(1), Sreg: a.u32(4), Sreg2: a.u32(5), Invert: a.u32(9)&1 != 0, Key: map[uint32]string{0: "add", 1: "update", 2: "delete"}[a.u32(3)]}
 	var nested [][]byte
 	if b, ok := a[7]; ok {
 		nested = append(nested, b)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Priorities at which conntrack and NAT stand among the chains (linux/netfilter_ipv4.h).
@@ -233,7 +234,7 @@ func (r *run) baseChains(want func(t *Table, c *Chain) bool) (out []stage) {
 			continue
 		}
 		for k := range t.Chains {
-			if c := &t.Chains[k]; c.Base && c.Hook == r.hook && want(t, c) {
+			if c := &t.Chains[k]; c.Base && c.Hook == r.hook && (c.Drop || len(c.Rules) > 0) && want(t, c) {
 				out = append(out, stage{prio: c.Priority, table: t, chain: c})
 			}
 		}
@@ -262,12 +263,20 @@ func (r *run) ordered(sts []stage) []stage {
 }
 
 func (r *run) noteOrder(sts []stage) {
+	var names []string
+	for _, st := range sts {
+		name := "the kernel's own"
+		if st.chain != nil {
+			name = st.table.Backend + " " + st.table.Name + " " + st.chain.Name
+		}
+		names = append(names, name)
+	}
 	for _, st := range sts {
 		if st.chain != nil {
-			r.trail = append(r.trail, Ref{
-				Backend: st.table.Backend, Family: st.table.Family, Table: st.table.Name, Chain: st.chain.Name, Hook: r.hook, What: WhatUnknown,
-				Text: fmt.Sprintf("the order of %d chains of priority %d", len(sts), st.prio), Command: showCommand(st.table, st.chain.Name),
-			})
+			ref := policyRef(st.table, st.chain)
+			ref.Hook, ref.What = r.hook, WhatUnknown
+			ref.Text = fmt.Sprintf("(the order of %s, all of priority %d)", strings.Join(names, ", "), st.prio)
+			r.trail = append(r.trail, ref)
 			return
 		}
 	}
