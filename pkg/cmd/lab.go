@@ -11,7 +11,7 @@ import (
 
 const labLong = `The bundled overlay: two nodes, three pods and the network between the nodes,
 each a network namespace of this machine, joined as flannel with VXLAN joins
-them. coffee-1 and tea-1 are on node1, coffee-2 is on node2; each serves HTTP
+them, or in another way (podtrace lab up --help). coffee-1 and tea-1 are on node1, coffee-2 is on node2; each serves HTTP
 on port 8080 and echoes TCP and UDP.
 
 The machine's own interfaces, routes and firewall are never touched. Without
@@ -66,6 +66,10 @@ func labHint(err error) error {
 		return withHint(err, "podtrace lab up")
 	case errors.Is(err, lab.ErrNoFault):
 		return withHint(err, "podtrace lab faults lists those that there are")
+	case errors.Is(err, lab.ErrNoDatapath):
+		return withHint(err, "podtrace lab up --help lists them")
+	case errors.Is(err, lab.ErrUnfit):
+		return withHint(err, "podtrace lab faults --datapath NAME lists those that fit")
 	case errors.Is(err, lab.ErrNoName):
 		return withHint(err, "podtrace lab status lists nodes and pods")
 	}

@@ -74,6 +74,8 @@ func printInventory(w io.Writer, state lab.State) error {
 func printState(w io.Writer, state lab.State) {
 	if !state.Up {
 		fmt.Fprintln(w, "the lab is not up")
+	} else {
+		fmt.Fprintf(w, "datapath: %s\n", state.Spec.Datapath)
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, ns := range state.Namespaces {

@@ -23,12 +23,12 @@ const (
 	exitSignal        = 128 // plus the number of the signal
 )
 
-// Exec runs a command inside the namespace of a node, a pod or "switch", as "ip netns exec" does:
+// Exec runs a command inside one of the namespaces that Names lists, as "ip netns exec" does:
 // with a /sys of that namespace, which brctl(8) and others read. It gives the command's exit
 // status, or 128 and the signal's number. When ctx is done the command gets SIGTERM.
 func Exec(ctx context.Context, o Options, name string, argv []string, stdio Stdio) (int, error) {
 	o = o.withDefaults()
-	if topology().get(name) == nil {
+	if !slices.Contains(Names(o), name) {
 		return 0, fmt.Errorf("%q: %w", name, ErrNoName)
 	}
 	if len(argv) == 0 {
@@ -96,10 +96,12 @@ func waitExit(cmd *exec.Cmd) (int, error) {
 	return cmd.ProcessState.ExitCode(), nil
 }
 
-// Names lists what Exec takes: nodes, pods and the switch.
-func Names() []string {
+// Names lists what Exec takes: nodes, pods, and what is between them. Where no lab is up they are those
+// of the default one.
+func Names(o Options) []string {
+	r, _ := readRecord(o.withDefaults())
 	var names []string
-	for _, p := range topology() {
+	for _, p := range newCluster(r.spec()).plans() {
 		names = append(names, p.name)
 	}
 	slices.Sort(names)

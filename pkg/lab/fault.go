@@ -6,203 +6,289 @@ import (
 	"slices"
 )
 
-// damage is a fault and what it changes. It gets the plans of the whole lab, and the node that it
-// is put on with the other one; it leaves plans that the kernel can be made to hold.
-type damage struct {
-	Fault
-	do func(ps plans, on, peer node)
-}
-
-// podOn is the pod of the path coffee-1 → coffee-2 that runs on a node.
-func podOn(n node) pod {
-	i := slices.IndexFunc(pods, func(p pod) bool { return p.node == n.name })
-	return pods[i]
-}
-
-var (
-	overlay = []string{"vxlan"}
-	both    = []string{"vxlan", "bridge"}
-)
+// columns are the kinds of path that a fault is about, as the fault catalogue has them.
+type columns uint
 
 const (
-	sender   = "node1" // where coffee-1, the source of the examples, lives
-	receiver = "node2"
+	colVXLAN    columns = 1 << iota // vx, of IPv4
+	colVXLAN6                       // the same in the lab of IPv6 alone
+	colHostGW                       // hg
+	colDirect                       // dr
+	colBridge                       // br
+	colV6                           // v6: IPv6 beside IPv4 or alone
+	colUDP                          // flannel's UDP backend, which the catalogue has no column for
+	colSvc                          // svc
+	colNodePort                     // np
+	colCalico                       // cal
+	colCilium                       // cil, on ENIs
 )
 
-// damages are the faults of the catalogue that the lab can have. Request and reply are seen from
-// coffee-1 → coffee-2 with the fault on its default node.
-var damages = []damage{
-	{Fault{"fdb-wrong-dst", "FDB row of the peer's VTEP points to a dead address", sender, overlay, "request"}, func(ps plans, on, peer node) {
-		editFDB(ps, on, peer, func(f *fdbRow) { f.dst = deadHost })
-	}},
-	{Fault{"fdb-missing", "FDB row of the peer's VTEP is gone", sender, overlay, "request"}, func(ps plans, on, peer node) {
-		p := ps.get(on.name)
-		p.fdb = slices.DeleteFunc(p.fdb, func(f fdbRow) bool { return f.mac == peer.vtepMAC })
-	}},
-	{Fault{"neigh-wrong-mac", "neighbour entry of the peer's VTEP has a wrong MAC", sender, overlay, "request"}, func(ps plans, on, peer node) {
-		p := ps.get(on.name)
-		for i := range p.neighs {
-			if p.neighs[i].ip == peer.vtep() {
-				p.neighs[i].mac = "0a:0a:00:00:00:99"
+// columnsOf says what a cluster has.
+func (c *cluster) columnsOf() columns {
+	var cols columns
+	switch c.spec.Datapath {
+	case FlannelHostGW:
+		cols = colHostGW | colBridge
+	case FlannelDirectRouting:
+		cols = colHostGW | colDirect | colVXLAN | colBridge
+	case FlannelUDP:
+		cols = colUDP | colBridge
+	case FlannelDual:
+		cols = colVXLAN | colBridge | colV6
+	case FlannelV6:
+		cols = colVXLAN6 | colBridge | colV6
+	case CalicoVXLAN:
+		cols = colCalico
+	case CiliumENI:
+		cols = colCilium
+	default:
+		cols = colVXLAN | colBridge
+	}
+	if c.spec.Services != "" {
+		cols |= colSvc | colNodePort
+	}
+	return cols
+}
+
+// damage is a fault and what it changes. It leaves plans that the kernel can be made to hold.
+type damage struct {
+	id, summary string
+	side        side
+	in          columns
+	leg         string
+	from, to    string // "": the pods of the path, see world
+	fits        func(c *cluster) bool
+	do          func(w *world)
+}
+
+// side is where a fault is put unless a node is named: at the sender or at the receiver of the path.
+type side int
+
+const (
+	sender side = iota
+	receiver
+)
+
+// Legs of Fault.Leg.
+const (
+	onRequest = "request"
+	onReply   = "reply"
+	onBoth    = "both"
+	onNone    = "none"
+)
+
+// world is the lab that a fault changes: the plans of all of it, the node that it is put on, and
+// the one at the other end of the path.
+type world struct {
+	*cluster
+	plans
+	on, peer node
+	is6      bool // the family that the fault is about
+}
+
+// all are the faults of the catalogue that a lab can have.
+func all() []damage {
+	return slices.Concat(overlayDamages(), nodeDamages(), podDamages(), serviceDamages(), pluginDamages())
+}
+
+// fit reports whether the lab of the cluster can have the fault.
+func (d damage) fit(c *cluster) bool {
+	return d.in&c.columnsOf() != 0 && (d.fits == nil || d.fits(c))
+}
+
+// far is the node at the receiving end of the path that a fault is about: with direct routing that is
+// node3 for what is about VXLAN alone.
+func (d damage) far(c *cluster) node {
+	if c.spec.Datapath == FlannelDirectRouting && d.in&(colHostGW|colDirect|colBridge) == 0 {
+		return c.nodes[2]
+	}
+	return c.nodes[1]
+}
+
+// place gives the node that the fault is put on and the one at the other end; an empty name stands for
+// the fault's own choice.
+func (d damage) place(c *cluster, name string) (on, peer node, err error) {
+	near, far := c.nodes[0], d.far(c)
+	switch {
+	case name == "" && d.side == sender, name == near.name:
+		return near, far, nil
+	case name == "", name == far.name:
+		return far, near, nil
+	}
+	on, ok := c.node(name)
+	if !ok {
+		return on, peer, fmt.Errorf("node %q: %w", name, ErrNoName)
+	}
+	if c.spec.Datapath == FlannelDirectRouting && far.name == c.nodes[2].name {
+		return on, far, nil // node2 sees VXLAN only towards node3
+	}
+	return on, near, nil
+}
+
+// podOn is the pod of the path that runs on a node.
+func (c *cluster) podOn(n node) pod {
+	i := slices.IndexFunc(c.pods, func(p pod) bool { return p.node == n.name })
+	return c.pods[i] // complete sees to it that nodes have one, as far as faults go
+}
+
+// describe is what Faults says of the fault in the lab of the cluster.
+func (d damage) describe(c *cluster) Fault {
+	on, _, _ := d.place(c, "")
+	f := Fault{ID: d.id, Summary: d.summary, Node: on.name, Leg: d.leg, From: d.from, To: d.to, Datapaths: d.datapaths()}
+	if f.From == "" {
+		f.From = c.podOn(c.nodes[0]).name
+	}
+	if f.To == "" {
+		f.To = c.podOn(d.far(c)).name
+	}
+	return f
+}
+
+// datapaths are the names of the labs that can have the fault.
+func (d damage) datapaths() []string {
+	var names []string
+	for _, p := range Datapaths() {
+		if s, err := (Spec{Datapath: p.Name}).complete(); err == nil && d.fit(newCluster(s)) {
+			names = append(names, p.Name)
+		}
+	}
+	if len(names) == 0 {
+		names = append(names, "services")
+	}
+	return names
+}
+
+// Faults lists what Break can do, in the order of the path, as for a lab of flannel-vxlan with services
+// where that can have it.
+func Faults() []Fault {
+	var list []Fault
+	for _, d := range all() {
+		c := d.home()
+		list = append(list, d.describe(c))
+	}
+	return list
+}
+
+// home is a cluster that can have the fault.
+func (d damage) home() *cluster {
+	specs := []Spec{{Services: ServicesIPTables}}
+	for _, p := range Datapaths() {
+		specs = append(specs, Spec{Datapath: p.Name})
+	}
+	for _, s := range specs {
+		if s, err := s.complete(); err == nil {
+			if c := newCluster(s); d.fit(c) {
+				return c
 			}
 		}
-	}},
-	{Fault{"neigh-missing", "neighbour entry of the peer's VTEP is gone", sender, overlay, "request"}, func(ps plans, on, peer node) {
-		p := ps.get(on.name)
-		p.neighs = slices.DeleteFunc(p.neighs, func(n neigh) bool { return n.ip == peer.vtep() })
-	}},
-	{Fault{"vtep-mac-changed", "the VXLAN device has another MAC than was announced", receiver, overlay, "request"}, func(ps plans, on, _ node) {
-		editLink(ps, on.name, vtepName, func(l *link) { l.mac = "0a:0a:00:00:00:77" })
-	}},
-	{Fault{"route-missing", "route to the peer's pods is gone", sender, overlay, "request"}, func(ps plans, on, peer node) {
-		ps.get(on.name).dropRoutes(func(r route) bool { return r.dst == peer.podCIDR })
-	}},
-	{Fault{"blackhole-route", "route to the peer's pods is a blackhole", sender, overlay, "request"}, func(ps plans, on, peer node) {
-		replaceRoute(ps, on, peer.podCIDR, route{dst: peer.podCIDR, typ: routeBlackhole})
-	}},
-	{Fault{"vxlan-port-input-drop", "the node drops UDP to the VXLAN port", receiver, overlay, "request"}, func(ps plans, on, _ node) {
-		addTable(ps, on.name, familyINet, "fw", nftChain{
-			name: "input", typ: "filter", hook: "input",
-			rules: []nftRule{{udpPort: vxlanPort, action: actionDrop}},
-		})
-	}},
-	{Fault{"vxlan-port-underlay-drop", "the network between the nodes drops what the node sends to the VXLAN port", sender, overlay, "request"}, func(ps plans, on, _ node) {
-		addTable(ps, switchName, familyBridge, "sg", nftChain{
-			name: "forward", typ: "filter", hook: "forward",
-			rules: []nftRule{{iif: on.switchPort(), udpPort: vxlanPort, action: actionDrop}},
-		})
-	}},
-	{Fault{"forward-policy-drop", "policy of chain FORWARD is DROP and nothing accepts pod traffic", receiver, both, "both"}, func(ps plans, on, _ node) {
-		p := ps.get(on.name)
-		if t := p.table(familyIPv4, "filter"); t != nil {
-			c := t.chain("FORWARD")
-			c.drop, c.rules = true, nil
+	}
+	s, _ := Spec{}.complete()
+	return newCluster(s)
+}
+
+// FaultsOf lists those that a lab of the Spec can have.
+func FaultsOf(s Spec) ([]Fault, error) {
+	s, err := s.complete()
+	if err != nil {
+		return nil, err
+	}
+	c := newCluster(s)
+	var list []Fault
+	for _, d := range all() {
+		if d.fit(c) {
+			list = append(list, d.describe(c))
 		}
-	}},
-	{Fault{"forward-reject-order", "a later forward chain rejects what FLANNEL-FWD accepted", receiver, overlay, "request"}, func(ps plans, on, _ node) {
-		addTable(ps, on.name, familyINet, "firewalld", nftChain{
-			name: "filter_FORWARD", typ: "filter", hook: "forward", priority: 10,
-			rules: []nftRule{{iif: vtepName, action: actionReject}},
-		})
-	}},
-	{Fault{"masq-pod-to-pod", "traffic between pods is masqueraded", sender, overlay, "request"}, func(ps plans, on, _ node) {
-		if t := ps.get(on.name).table(familyIPv4, "nat"); t != nil {
-			c := t.chain("POSTROUTING")
-			c.rules = append([]nftRule{{
-				src: clusterCIDR, dst: netip.MustParsePrefix("224.0.0.0/4"), notDst: true, action: actionMasquerade,
-			}}, c.rules...)
-		}
-	}},
-	{Fault{"ip-forward-off", "net.ipv4.ip_forward is 0", sender, overlay, "both"}, func(ps plans, on, _ node) {
-		p := ps.get(on.name)
-		for i := range p.sysctls {
-			if isForwarding(p.sysctls[i].path) {
-				p.sysctls[i].value = "0"
-			}
-		}
-	}},
-	{Fault{"rp-filter-strict", "strict reverse path filter, and the route back leads elsewhere", receiver, overlay, "request"}, func(ps plans, on, peer node) {
-		ps.get(on.name).setSysctl("ipv4/conf/all/rp_filter", "1")
-		replaceRoute(ps, on, peer.podCIDR, route{dst: peer.podCIDR, via: peer.ip, dev: on.uplink})
-	}},
-	{Fault{"policy-rule-hijack", "a policy rule before main sends everything to the default gateway", sender, overlay, "both"}, func(ps plans, on, _ node) {
-		p := ps.get(on.name)
-		p.rules = append(p.rules, rule{pref: 5270, table: 52})
-		p.routes = append(p.routes, route{via: gateway, dev: on.uplink, table: 52})
-	}},
-	{Fault{"underlay-route-missing", "no route to the peer's node", sender, overlay, "request"}, func(ps plans, on, _ node) {
-		ps.get(on.name).dropRoutes(func(r route) bool { return r.dev == on.uplink })
-	}},
-	{Fault{"vxlan-down", "the VXLAN device is down", receiver, overlay, "both"}, func(ps plans, on, _ node) {
-		editLink(ps, on.name, vtepName, func(l *link) { l.down = true })
-	}},
-	{Fault{"vxlan-dev-gone", "the VXLAN device is gone, and with it all that hung on it", sender, overlay, "both"}, func(ps plans, on, _ node) {
-		removeLink(ps.get(on.name), vtepName)
-	}},
-	{Fault{"vni-mismatch", "the VXLAN device has another VNI than the peer's", receiver, overlay, "both"}, func(ps plans, on, _ node) {
-		editLink(ps, on.name, vtepName, func(l *link) { l.vxlan.vni = 4096 })
-	}},
-	{Fault{"vxlan-port-mismatch", "the VXLAN device uses another UDP port than the peer's", receiver, overlay, "both"}, func(ps plans, on, _ node) {
-		editLink(ps, on.name, vtepName, func(l *link) { l.vxlan.port = 4789 })
-	}},
-	{Fault{"cni0-down", "the pods' bridge is down", sender, both, "both"}, func(ps plans, on, _ node) {
-		editLink(ps, on.name, bridgeName, func(l *link) { l.down = true })
-	}},
-	{Fault{"cni0-wrong-address", "the pods' bridge has the address of another subnet", sender, overlay, "both"}, func(ps plans, on, _ node) {
-		wrong := netip.MustParsePrefix("10.244.7.1/24")
-		editLink(ps, on.name, bridgeName, func(l *link) { l.addrs = []addr{{prefix: wrong}} })
-		replaceRoute(ps, on, on.podCIDR, connected(wrong, wrong.Addr(), bridgeName))
-	}},
-	// The node still answers ARP for the pods' gateway on the loose veth and forwards what comes in by
-	// it (arp_ignore and rp_filter are 0): what the pod sends arrives, what is sent to it is lost.
-	{Fault{"veth-no-master", "the pod's veth is no port of the bridge", sender, both, "reply"}, func(ps plans, on, _ node) {
-		editLink(ps, on.name, podOn(on).hostVeth, func(l *link) { l.master = "" })
-	}},
-	{Fault{"bridge-port-blocked", "the pod's bridge port does not forward", sender, both, "both"}, func(ps plans, on, _ node) {
-		editLink(ps, on.name, podOn(on).hostVeth, func(l *link) { l.blocked = true })
-	}},
-	{Fault{"pod-link-down", "the pod's eth0 is down", receiver, both, "both"}, func(ps plans, on, _ node) {
-		editLink(ps, podOn(on).name, "eth0", func(l *link) { l.down = true })
-	}},
-	{Fault{"pod-default-route-missing", "the pod has no route out of its subnet", sender, overlay, "request"}, func(ps plans, on, _ node) {
-		ps.get(podOn(on).name).dropRoutes(func(r route) bool { return r.via.IsValid() })
-	}},
-	{Fault{"pod-neigh-stale", "the node has the MAC of an earlier pod for the pod's address", receiver, overlay, "request"}, func(ps plans, on, _ node) {
-		p := ps.get(on.name)
-		p.neighs = append(p.neighs, neigh{podOn(on).ip, "02:de:ad:00:00:01", bridgeName})
-	}},
+	}
+	return list, nil
 }
 
 // broken gives the plans of the lab with the faults in it.
-func broken(faults []Broken) (plans, error) {
-	ps := topology()
+func (c *cluster) broken(faults []Broken) (plans, error) {
+	ps := c.plans()
 	for _, f := range faults {
-		d, on, peer, err := findDamage(f.ID, f.Node)
+		d, on, peer, err := c.findDamage(f.ID, f.Node)
 		if err != nil {
 			return nil, err
 		}
-		d.do(ps, on, peer)
+		w := &world{cluster: c, plans: ps, on: on, peer: peer, is6: !c.v4 || d.in == colV6}
+		d.do(w)
 	}
 	return ps, nil
 }
 
 // findDamage looks a fault and its node up; an empty name stands for the fault's default node.
-func findDamage(id, name string) (d damage, on, peer node, err error) {
-	i := slices.IndexFunc(damages, func(d damage) bool { return d.ID == id })
+func (c *cluster) findDamage(id, name string) (d damage, on, peer node, err error) {
+	list := all()
+	i := slices.IndexFunc(list, func(d damage) bool { return d.id == id })
 	if i < 0 {
 		return d, on, peer, fmt.Errorf("fault %q: %w", id, ErrNoFault)
 	}
-	d = damages[i]
-	name = firstOf(name, d.Node)
-	for k, n := range nodes {
-		if n.name == name {
-			return d, n, nodes[1-k], nil
-		}
+	d = list[i]
+	if !d.fit(c) {
+		return d, on, peer, fmt.Errorf("fault %q in %s: %w", id, c.spec.Datapath, ErrUnfit)
 	}
-	return d, on, peer, fmt.Errorf("node %q: %w", name, ErrNoName)
+	on, peer, err = d.place(c, name)
+	return d, on, peer, err
 }
 
-func isForwarding(path string) bool {
-	return path == "ipv4/ip_forward" || len(path) > 11 && path[len(path)-11:] == "/forwarding"
+// here is the plan of the node that the fault is put on.
+func (w *world) here() *plan { return w.get(w.on.name) }
+
+// vtepDev is the VXLAN device of the fault's family.
+func (w *world) vtepDev() string { return w.vtepName(w.is6) }
+
+// dst are the peer's pods, as the node's routes have them: a range.
+func (w *world) dst() netip.Prefix {
+	if w.spec.Datapath == CalicoVXLAN {
+		b, _ := w.podOn(w.peer).ip().Prefix(calicoBlock)
+		return b
+	}
+	return rangeOf(w.peer.podCIDRs, w.is6)
 }
 
-func editLink(ps plans, netns, name string, edit func(*link)) {
-	if l := ps.get(netns).link(name); l != nil { // an earlier fault may have removed it
+// deadHost is an address of the underlay that nobody has.
+func (w *world) deadHost() netip.Addr {
+	switch {
+	case w.is6:
+		return netip.MustParseAddr("fd00:10:1:11::99")
+	case w.spec.Datapath == CiliumENI:
+		return netip.MustParseAddr("10.5.2.99")
+	case w.on.public.IsValid():
+		return netip.MustParseAddr("121.4.190.99")
+	}
+	return netip.MustParseAddr("10.1.11.99")
+}
+
+// podIP is the address of the pod of the path that is on a node, of the fault's family.
+func (w *world) podIP(n node) netip.Addr { return of(w.podOn(n).ips, w.is6) }
+
+func (w *world) editLink(netns, name string, edit func(*link)) {
+	if l := w.get(netns).link(name); l != nil { // an earlier fault may have removed it
 		edit(l)
 	}
 }
 
-func editFDB(ps plans, on, peer node, edit func(*fdbRow)) {
-	p := ps.get(on.name)
+func (w *world) editFDB(edit func(*fdbRow)) {
+	p := w.here()
 	for i := range p.fdb {
-		if p.fdb[i].mac == peer.vtepMAC {
+		if p.fdb[i].mac == w.peer.mac(w.is6) {
 			edit(&p.fdb[i])
 		}
 	}
 }
 
-func replaceRoute(ps plans, on node, dst netip.Prefix, r route) {
-	p := ps.get(on.name)
+func (w *world) dropFDB() {
+	p := w.here()
+	p.fdb = slices.DeleteFunc(p.fdb, func(f fdbRow) bool { return f.mac == w.peer.mac(w.is6) })
+}
+
+func (w *world) dropNeigh() {
+	p := w.here()
+	p.neighs = slices.DeleteFunc(p.neighs, func(n neigh) bool { return n.ip == w.peer.vtep(w.is6) })
+}
+
+func (w *world) replaceRoute(dst netip.Prefix, r route) {
+	p := w.here()
 	p.dropRoutes(func(old route) bool { return old.dst == dst })
 	p.routes = append(p.routes, r)
 }
@@ -214,7 +300,41 @@ func removeLink(p *plan, name string) {
 	p.fdb = slices.DeleteFunc(p.fdb, func(f fdbRow) bool { return f.dev == name })
 }
 
-func addTable(ps plans, netns string, family int, name string, chains ...nftChain) {
-	p := ps.get(netns)
+// addTable puts a table of its own into a namespace, or chains into the one of the same name.
+func (w *world) addTable(netns string, family int, name string, chains ...nftChain) {
+	p := w.get(netns)
+	if t := p.table(family, name); t != nil {
+		t.chains = append(t.chains, chains...)
+		return
+	}
 	p.tables = append(p.tables, nftTable{family: family, name: name, chains: chains})
+}
+
+// filterFamily is the netfilter family of the fault's packets.
+func (w *world) filterFamily() int {
+	if w.is6 {
+		return familyIPv6
+	}
+	return familyIPv4
+}
+
+// underlayRule makes the network drop what a rule matches of what a node sends: the switch between two
+// ports, or the router.
+func (w *world) underlayRule(n node, name string, r nftRule) {
+	r.iif = n.hubPort()
+	family := familyINet
+	if n.hub == switchName {
+		family = familyBridge
+	}
+	w.addTable(n.hub, family, name, nftChain{name: "forward-" + n.name, typ: "filter", hook: "forward", rules: []nftRule{r}})
+}
+
+// filter gives a chain of the node's filter table; nil where it has none.
+func (w *world) filter(chain string) *nftChain { return w.chain("filter", chain) }
+
+func (w *world) chain(table, chain string) *nftChain {
+	if t := w.here().table(w.filterFamily(), table); t != nil {
+		return t.chain(chain)
+	}
+	return nil
 }

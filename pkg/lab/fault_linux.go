@@ -8,50 +8,43 @@ import (
 	"slices"
 )
 
-// Faults lists what Break can do, in the order of the path.
-func Faults() []Fault {
-	list := make([]Fault, len(damages))
-	for i, d := range damages {
-		list[i] = d.Fault
-	}
-	return list
-}
-
 // Break puts a fault into the running lab, on the named node or on the fault's default one where
 // name is empty. Faults add up; one that is there already stays.
 func Break(ctx context.Context, o Options, id, name string) error {
-	o = o.withDefaults()
-	_, on, _, err := findDamage(id, name)
-	if err != nil {
-		return err
+	if !known(id) {
+		return fmt.Errorf("fault %q: %w", id, ErrNoFault)
 	}
-	return change(ctx, o, false, func(faults []Broken) []Broken {
+	return change(ctx, o.withDefaults(), false, func(c *cluster, faults []Broken) ([]Broken, error) {
+		_, on, _, err := c.findDamage(id, name)
 		b := Broken{ID: id, Node: on.name}
-		if slices.Contains(faults, b) {
-			return faults
+		if err != nil || slices.Contains(faults, b) {
+			return faults, err
 		}
-		return append(faults, b)
+		return append(faults, b), nil
 	})
+}
+
+func known(id string) bool {
+	return slices.ContainsFunc(all(), func(d damage) bool { return d.id == id })
 }
 
 // Mend takes the faults of these ids out of the lab, on whichever node they are; without ids, all
 // of them. Everything in the lab's namespaces is set right besides, so damage done there by hand
-// is mended too, except in legacy iptables.
+// is mended too.
 func Mend(ctx context.Context, o Options, ids ...string) error {
-	o = o.withDefaults()
 	for _, id := range ids {
-		if _, _, _, err := findDamage(id, ""); err != nil {
-			return err
+		if !known(id) {
+			return fmt.Errorf("fault %q: %w", id, ErrNoFault)
 		}
 	}
-	return change(ctx, o, true, func(faults []Broken) []Broken {
-		return slices.DeleteFunc(faults, func(b Broken) bool { return len(ids) == 0 || slices.Contains(ids, b.ID) })
+	return change(ctx, o.withDefaults(), true, func(_ *cluster, faults []Broken) ([]Broken, error) {
+		return slices.DeleteFunc(faults, func(b Broken) bool { return len(ids) == 0 || slices.Contains(ids, b.ID) }), nil
 	})
 }
 
 // change edits the list of faults and makes the lab as it then should be. Mending goes over all
 // namespaces, breaking only over those that the new fault changes.
-func change(ctx context.Context, o Options, mend bool, edit func([]Broken) []Broken) error {
+func change(ctx context.Context, o Options, mend bool, edit func(*cluster, []Broken) ([]Broken, error)) error {
 	if _, err := os.Stat(o.recordPath()); err != nil {
 		return ErrNotUp // before the lock, which would make the state directory
 	}
@@ -67,12 +60,15 @@ func change(ctx context.Context, o Options, mend bool, edit func([]Broken) []Bro
 	if len(problems(o, r)) > 0 {
 		return ErrNotUp
 	}
-	before, err := broken(r.Broken)
+	c := newCluster(r.spec())
+	before, err := c.broken(r.Broken)
 	if err != nil {
 		return err
 	}
-	r.Broken = edit(slices.Clone(r.Broken))
-	after, err := broken(r.Broken)
+	if r.Broken, err = edit(c, slices.Clone(r.Broken)); err != nil {
+		return err
+	}
+	after, err := c.broken(r.Broken)
 	if err != nil {
 		return err
 	}
@@ -83,7 +79,7 @@ func change(ctx context.Context, o Options, mend bool, edit func([]Broken) []Bro
 	if err := writeRecord(o, r); err != nil {
 		return err
 	}
-	all, err := openSpaces(o, topology())
+	all, err := openSpaces(o, c.plans())
 	if err != nil {
 		return err
 	}
@@ -100,12 +96,17 @@ func apply(ctx context.Context, all spaces, todo, ps plans) error {
 	if err := reconcile(ctx, all, todo); err != nil {
 		return err
 	}
-	if err := settle(ctx, all, ps); err != nil {
+	if err := settle(ctx, all, ps, true); err != nil {
 		return err
 	}
 	for _, s := range all {
 		if err := s.forget(); err != nil {
 			return err
+		}
+	}
+	for _, p := range ps {
+		if err := all[p.name].remember(p); err != nil {
+			return fmt.Errorf("set up netns %q: %w", p.name, err)
 		}
 	}
 	return nil

@@ -3,32 +3,36 @@ package lab
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
 
-// Annotations of an inventory: where an object's namespace is on this machine, and what flanneld
-// announces of a node.
+// Annotations of an inventory: where an object's namespace is on this machine, and what the network
+// plugin announces of a node.
 const (
 	annotationNetns = "podtrace.dev/netns"
 	flannelPrefix   = "flannel.alpha.coreos.com/"
+	calicoPrefix    = "projectcalico.org/"
+	ciliumPrefix    = "network.cilium.io/"
 )
 
 // object is a Kubernetes object, or part of one, as it is written in YAML.
 type object map[string]any
 
-// inventory is the lab as kubectl would print it. The other two leases of document 000 are left
-// out: a Node without the netns annotation would be this machine itself, which they are not.
-func inventory(o Options) ([]byte, error) {
+// inventory is the lab as kubectl would print it. The leases that the lab does not run are left out:
+// a Node without the netns annotation would be this machine itself, which they are not.
+func (c *cluster) inventory(o Options) ([]byte, error) {
 	var items []object
-	for _, n := range nodes {
-		items = append(items, nodeObject(o, n))
+	for _, n := range c.nodes {
+		items = append(items, c.nodeObject(o, n))
 	}
-	for _, p := range pods {
-		items = append(items, podObject(o, p))
+	for _, p := range c.pods {
+		items = append(items, c.podObject(o, p))
 	}
-	for _, app := range []string{"coffee", "tea"} {
-		items = append(items, serviceObject(app), sliceObject(app))
+	for _, s := range c.allServices() {
+		items = append(items, serviceObject(s), c.sliceObject(s))
 	}
 	var out bytes.Buffer
 	enc := yaml.NewEncoder(&out)
@@ -37,32 +41,109 @@ func inventory(o Options) ([]byte, error) {
 	return out.Bytes(), err
 }
 
-func nodeObject(o Options, n node) object {
+// allServices are those of kube-proxy; without it headless ones, as an address would lead nowhere.
+func (c *cluster) allServices() []service {
+	if len(c.services) > 0 {
+		return c.services
+	}
+	services := []service{{name: "coffee", app: "coffee"}, {name: "tea", app: "tea"}}
+	for i := range services {
+		services[i].ports = []servicePort{{name: "http", proto: "tcp", port: httpPort, target: httpPort}}
+		for _, p := range c.pods {
+			if p.app == services[i].app {
+				services[i].endpoints = append(services[i].endpoints, endpoint{p.ip(), p.node})
+			}
+		}
+	}
+	return services
+}
+
+func (c *cluster) nodeObject(o Options, n node) object {
+	annotations := c.announce(n)
+	annotations[annotationNetns] = o.netnsPath(n.name)
+	var addresses []object
+	for _, ip := range n.ips {
+		addresses = append(addresses, object{"type": "InternalIP", "address": ip.String()})
+	}
+	if n.public.IsValid() {
+		addresses = append(addresses, object{"type": "ExternalIP", "address": n.public.String()})
+	}
+	spec := object{}
+	if len(n.podCIDRs) > 0 {
+		spec = object{"podCIDR": n.podCIDR().String(), "podCIDRs": texts(n.podCIDRs)}
+	}
 	return object{
 		"apiVersion": "v1", "kind": "Node",
 		"metadata": object{
-			"name":   n.name,
-			"labels": object{"kubernetes.io/hostname": n.name, "kubernetes.io/os": "linux"},
-			"annotations": object{
-				annotationNetns:                       o.netnsPath(n.name),
-				flannelPrefix + "backend-data":        fmt.Sprintf(`{"VNI":%d,"VtepMAC":%q}`, vxlanVNI, n.vtepMAC),
-				flannelPrefix + "backend-type":        "vxlan",
-				flannelPrefix + "kube-subnet-manager": "true",
-				flannelPrefix + "public-ip":           n.ip.String(),
-			},
+			"name":        n.name,
+			"labels":      object{"kubernetes.io/hostname": n.name, "kubernetes.io/os": "linux"},
+			"annotations": annotations,
 		},
-		"spec": object{"podCIDR": n.podCIDR.String(), "podCIDRs": []string{n.podCIDR.String()}},
+		"spec": spec,
 		"status": object{
-			"addresses": []object{
-				{"type": "InternalIP", "address": n.ip.String()},
-				{"type": "Hostname", "address": n.name},
-			},
+			"addresses":  append(addresses, object{"type": "Hostname", "address": n.name}),
 			"conditions": []object{{"type": "Ready", "status": "True"}},
 		},
 	}
 }
 
-func podObject(o Options, p pod) object {
+// announce gives the annotations that the network plugin puts on its node.
+func (c *cluster) announce(n node) object {
+	switch c.spec.Datapath {
+	case CalicoVXLAN:
+		return object{
+			calicoPrefix + "IPv4Address":         netip.PrefixFrom(n.ip(), n.lan.Bits()).String(),
+			calicoPrefix + "IPv4VXLANTunnelAddr": n.vtep(false).String(),
+			calicoPrefix + "VXLANTunnelMACAddr":  n.vtepMAC,
+		}
+	case CiliumENI:
+		return object{ciliumPrefix + "ipv4-cilium-host": n.eni.router.String()}
+	}
+	return c.announceFlannel(n)
+}
+
+// announceFlannel is what flanneld's kube subnet manager writes: data of the backend is "null" where it
+// has none, and left out for a family that is off.
+func (c *cluster) announceFlannel(n node) object {
+	a := object{flannelPrefix + "backend-type": "vxlan", flannelPrefix + "kube-subnet-manager": "true"}
+	switch c.spec.Datapath {
+	case FlannelHostGW, FlannelUDP:
+		a[flannelPrefix+"backend-type"] = strings.TrimPrefix(c.spec.Datapath, "flannel-")
+		a[flannelPrefix+"backend-data"] = "null"
+	default:
+		for _, is6 := range c.families() {
+			key := flannelPrefix + "backend-data"
+			if is6 {
+				key = flannelPrefix + "backend-v6-data"
+			}
+			a[key] = fmt.Sprintf(`{"VNI":%d,"VtepMAC":%q}`, c.spec.VNI, n.mac(is6))
+		}
+	}
+	if c.v4 {
+		a[flannelPrefix+"public-ip"] = n.announced(false).String()
+	}
+	if c.v6 {
+		a[flannelPrefix+"public-ipv6"] = n.announced(true).String()
+	}
+	if n.public.IsValid() { // what an administrator sets, for flanneld to take it over
+		a[flannelPrefix+"public-ip-overwrite"] = n.public.String()
+	}
+	return a
+}
+
+func texts(list []netip.Prefix) []string {
+	out := make([]string, len(list))
+	for i, p := range list {
+		out[i] = p.String()
+	}
+	return out
+}
+
+func (c *cluster) podObject(o Options, p pod) object {
+	var ips []object
+	for _, ip := range p.ips {
+		ips = append(ips, object{"ip": ip.String()})
+	}
 	return object{
 		"apiVersion": "v1", "kind": "Pod",
 		"metadata": object{
@@ -75,8 +156,7 @@ func podObject(o Options, p pod) object {
 			"containers": []object{{"name": p.app, "image": "nginxdemos/nginx-hello:plain-text", "ports": podPorts()}},
 		},
 		"status": object{
-			"phase": "Running", "hostIP": nodeOf(p).ip.String(), "podIP": p.ip.String(),
-			"podIPs":     []object{{"ip": p.ip.String()}},
+			"phase": "Running", "hostIP": c.nodeOf(p).ip().String(), "podIP": p.ip().String(), "podIPs": ips,
 			"conditions": []object{{"type": "Ready", "status": "True"}},
 		},
 	}
@@ -90,33 +170,61 @@ func podPorts() []object {
 	}
 }
 
-// serviceObject is headless: the lab has no kube-proxy, so an address would lead nowhere.
-func serviceObject(app string) object {
+func serviceObject(s service) object {
+	var ports []object
+	for _, p := range s.ports {
+		port := object{"name": p.name, "port": p.port, "protocol": strings.ToUpper(p.proto), "targetPort": p.target}
+		if p.nodePort != 0 {
+			port["nodePort"] = p.nodePort
+		}
+		ports = append(ports, port)
+	}
+	spec := object{"clusterIP": "None", "ports": ports}
+	if s.app != "" {
+		spec["selector"] = object{"app": s.app}
+	}
+	if s.clusterIP.IsValid() {
+		spec["clusterIP"], spec["clusterIPs"] = s.clusterIP.String(), []string{s.clusterIP.String()}
+	}
+	if s.nodePorts() {
+		spec["type"], spec["externalTrafficPolicy"] = "NodePort", "Cluster"
+		if s.local {
+			spec["externalTrafficPolicy"] = "Local"
+		}
+	}
+	if s.affinity != 0 {
+		spec["sessionAffinity"] = "ClientIP"
+		spec["sessionAffinityConfig"] = object{"clientIP": object{"timeoutSeconds": s.affinity}}
+	}
 	return object{
 		"apiVersion": "v1", "kind": "Service",
-		"metadata": object{"name": app, "namespace": "default"},
-		"spec": object{
-			"clusterIP": "None", "selector": object{"app": app},
-			"ports": []object{{"name": "http", "port": httpPort, "protocol": "TCP", "targetPort": httpPort}},
-		},
+		"metadata": object{"name": s.name, "namespace": "default"},
+		"spec":     spec,
 	}
 }
 
-func sliceObject(app string) object {
-	var endpoints []object
-	for _, p := range pods {
-		if p.app == app {
+func (c *cluster) sliceObject(s service) object {
+	family := "IPv4"
+	if !c.v4 {
+		family = "IPv6"
+	}
+	var endpoints, ports []object
+	for _, p := range c.pods {
+		if p.app == s.app {
 			endpoints = append(endpoints, object{
-				"addresses": []string{p.ip.String()}, "nodeName": p.node,
+				"addresses": []string{p.ip().String()}, "nodeName": p.node,
 				"conditions": object{"ready": true},
 				"targetRef":  object{"kind": "Pod", "name": p.name, "namespace": "default"},
 			})
 		}
 	}
+	for _, p := range s.ports {
+		ports = append(ports, object{"name": p.name, "port": p.target, "protocol": strings.ToUpper(p.proto)})
+	}
 	return object{
-		"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-		"metadata":  object{"name": app + "-lab", "namespace": "default", "labels": object{"kubernetes.io/service-name": app}},
+		"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,
+		"metadata":  object{"name": s.name + "-lab", "namespace": "default", "labels": object{"kubernetes.io/service-name": s.name}},
 		"endpoints": endpoints,
-		"ports":     []object{{"name": "http", "port": httpPort, "protocol": "TCP"}},
+		"ports":     ports,
 	}
 }

@@ -20,10 +20,11 @@ func (s *space) setAddrs(p *plan, links linkSet) error {
 		if l == nil {
 			continue
 		}
-		have, err := s.nl.AddrList(l, netlink.FAMILY_V4)
+		have, err := s.nl.AddrList(l, netlink.FAMILY_ALL)
 		if err != nil {
 			return fmt.Errorf("list addresses of %q: %w", want.name, err)
 		}
+		have = slices.DeleteFunc(have, func(a netlink.Addr) bool { return a.IP.To4() == nil && a.IP.IsLinkLocalUnicast() }) // the kernel's own
 		keys := make([]string, len(want.addrs))
 		for i, a := range want.addrs {
 			keys[i] = a.prefix.String()
@@ -45,7 +46,10 @@ func (s *space) setAddrs(p *plan, links linkSet) error {
 }
 
 func netlinkAddr(a addr) *netlink.Addr {
-	n := &netlink.Addr{IPNet: ipNet(a.prefix)}
+	n := &netlink.Addr{IPNet: ipNet(a.prefix), Scope: a.scope}
+	if a.prefix.Addr().Is6() {
+		n.Flags = unix.IFA_F_NODAD
+	}
 	if a.broadcast.IsValid() {
 		n.Broadcast = a.broadcast.AsSlice()
 	}
@@ -59,28 +63,21 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// setRules leaves the three rules that every namespace has, and those of the plan.
+// setRules leaves the rules of tables local, main and default, and those of the plan.
 func (s *space) setRules(p *plan, _ linkSet) error {
 	have, err := s.nl.RuleList(netlink.FAMILY_V4)
 	if err != nil {
 		return fmt.Errorf("list rules: %w", err)
 	}
-	want := append([]rule{{0, tableLocal}, {32766, tableMain}, {32767, unix.RT_TABLE_DEFAULT}}, p.rules...)
-	keys := make([]string, len(want))
+	want := append([]rule{{pref: p.localPref, table: tableLocal}, {pref: 32766, table: tableMain}, {pref: 32767, table: unix.RT_TABLE_DEFAULT}}, p.rules...)
+	rules, keys := make([]*netlink.Rule, len(want)), make([]string, len(want))
 	for i, r := range want {
-		keys[i] = fmt.Sprint(r.pref, r.table)
+		rules[i] = netlinkRule(r)
+		keys[i] = ruleKey(*rules[i])
 	}
-	missing, extra := diff(keys, have, func(r netlink.Rule) string {
-		pref := max(r.Priority, 0) // the library gives -1 where the attribute is absent, as it is for 0
-		if r.Src != nil || r.Dst != nil || r.Mark != 0 || r.IifName != "" || r.OifName != "" || r.Invert {
-			return "selective " + fmt.Sprint(pref, r.Table)
-		}
-		return fmt.Sprint(pref, r.Table)
-	})
-	for _, i := range missing {
-		r := netlink.NewRule()
-		r.Family, r.Priority, r.Table = netlink.FAMILY_V4, want[i].pref, want[i].table
-		if err := s.nl.RuleAdd(r); err != nil {
+	missing, extra := diff(keys, have, ruleKey)
+	for _, i := range missing { // first: without the rule of table local nothing is this machine's
+		if err := s.nl.RuleAdd(rules[i]); err != nil {
 			return fmt.Errorf("add rule %d: %w", want[i].pref, err)
 		}
 	}
@@ -93,17 +90,42 @@ func (s *space) setRules(p *plan, _ linkSet) error {
 	return nil
 }
 
+func netlinkRule(r rule) *netlink.Rule {
+	n := netlink.NewRule()
+	n.Family, n.Priority, n.Table, n.Mark = netlink.FAMILY_V4, r.pref, r.table, r.mark
+	if r.mask != 0 {
+		n.Mask = &r.mask
+	}
+	if r.src.IsValid() {
+		n.Src = ipNet(r.src)
+	}
+	if r.dst.IsValid() {
+		n.Dst = ipNet(r.dst)
+	}
+	return n
+}
+
+// ruleKey is everything of a rule that the lab sets or that someone may have put in.
+func ruleKey(r netlink.Rule) string {
+	mask := uint32(0)
+	if r.Mask != nil && r.Mark != 0 {
+		mask = *r.Mask
+	}
+	pref := max(r.Priority, 0) // the library gives -1 where the attribute is absent, as it is for 0
+	return fmt.Sprint(pref, " ", r.Table, " ", r.Src, " ", r.Dst, " ", r.Mark, " ", mask, " ", r.IifName, " ", r.OifName, " ", r.Invert)
+}
+
 // setRoutes makes all tables but "local" hold the routes of the plan. Routes over a device that is
 // down are left out, as the kernel drops them with the device.
 func (s *space) setRoutes(p *plan, links linkSet) error {
-	have, err := s.nl.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	have, err := s.routes()
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}
 	var want []*netlink.Route
 	var keys []string
 	for _, r := range p.routes {
-		if r.dev != "" && (!p.isUp(r.dev) || links[r.dev] == nil) {
+		if r.dev != "" && r.dev != "lo" && (!p.isUp(r.dev) || links[r.dev] == nil) {
 			continue
 		}
 		n := netlinkRoute(r, links)
@@ -111,9 +133,6 @@ func (s *space) setRoutes(p *plan, links linkSet) error {
 	}
 	missing, extra := diff(keys, have, routeKey)
 	for _, r := range extra {
-		if r.Table == tableLocal {
-			continue
-		}
 		if err := s.nl.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("delete route %s: %w", r, err)
 		}
@@ -128,11 +147,36 @@ func (s *space) setRoutes(p *plan, links linkSet) error {
 	return nil
 }
 
+// routes lists the routes of both families without those that the kernel keeps by itself: table
+// local, and in IPv6 those of link-local and multicast addresses.
+func (s *space) routes() ([]netlink.Route, error) {
+	var all []netlink.Route
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		list, err := s.nl.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, list...)
+	}
+	return slices.DeleteFunc(all, func(r netlink.Route) bool {
+		own6 := r.Family == netlink.FAMILY_V6 && r.Dst != nil && (r.Dst.IP.IsLinkLocalUnicast() || r.Dst.IP.IsMulticast())
+		return r.Table == tableLocal || own6
+	}), nil
+}
+
 func netlinkRoute(r route, links linkSet) *netlink.Route {
 	n := &netlink.Route{
 		Family: netlink.FAMILY_V4, Table: orDefault(r.table, tableMain), Type: orDefault(r.typ, routeUnicast),
 		Protocol: netlink.RouteProtocol(orDefault(r.proto, protoBoot)), Scope: netlink.Scope(r.scope), Priority: r.metric,
 		Dst: &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)},
+	}
+	dev := r.dev
+	if r.is6() {
+		n.Family, n.Priority = netlink.FAMILY_V6, orDefault(r.metric, metricUser6)
+		n.Dst = &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+		if n.Type != routeUnicast {
+			dev = "lo" // where the kernel puts it
+		}
 	}
 	if r.dst.IsValid() {
 		n.Dst = ipNet(r.dst)
@@ -143,8 +187,8 @@ func netlinkRoute(r route, links linkSet) *netlink.Route {
 	if r.src.IsValid() {
 		n.Src = r.src.AsSlice()
 	}
-	if r.dev != "" {
-		n.LinkIndex = links[r.dev].Attrs().Index
+	if dev != "" {
+		n.LinkIndex = links[dev].Attrs().Index
 	}
 	if r.onlink {
 		n.Flags = int(netlink.FLAG_ONLINK)
@@ -162,8 +206,10 @@ func orDefault(v, otherwise int) int {
 // routeKey is everything of a route that the lab sets or that someone may have changed.
 func routeKey(r netlink.Route) string {
 	dst := "default"
-	if r.Dst != nil && (!r.Dst.IP.IsUnspecified() || r.Dst.String() != "0.0.0.0/0") {
-		dst = r.Dst.String()
+	if r.Dst != nil {
+		if ones, _ := r.Dst.Mask.Size(); ones != 0 {
+			dst = r.Dst.String()
+		}
 	}
 	gw, src := "", ""
 	if r.Gw != nil {
@@ -172,7 +218,7 @@ func routeKey(r netlink.Route) string {
 	if r.Src != nil {
 		src = r.Src.String()
 	}
-	return fmt.Sprint(r.Table, " ", r.Type, " ", dst, " via ", gw, " dev ", r.LinkIndex, " src ", src, " ", int(r.Protocol), " ",
+	return fmt.Sprint(r.Family, " ", r.Table, " ", r.Type, " ", dst, " via ", gw, " dev ", r.LinkIndex, " src ", src, " ", int(r.Protocol), " ",
 		int(r.Scope), " ", r.Priority, " ", r.Flags&int(netlink.FLAG_ONLINK), " ", r.Tos, " ", r.MTU, " ", len(r.MultiPath), " ", r.Via)
 }
 
@@ -188,41 +234,40 @@ func (s *space) setNeighs(p *plan, links linkSet) error {
 
 func (s *space) setNeighsOf(p *plan, l netlink.Link) error {
 	name, index := l.Attrs().Name, l.Attrs().Index
-	have, err := s.nl.NeighList(index, netlink.FAMILY_V4)
-	if err != nil {
-		return err
-	}
-	have = slices.DeleteFunc(have, func(n netlink.Neigh) bool { return n.State&netlink.NUD_PERMANENT == 0 })
-	var want []neigh
-	var keys []string
-	for _, n := range p.neighs {
-		if n.dev == name && p.isUp(name) {
-			want, keys = append(want, n), append(keys, n.ip.String()+" "+n.mac)
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		have, err := s.nl.NeighList(index, family)
+		if err != nil {
+			return err
 		}
-	}
-	missing, extra := diff(keys, have, func(n netlink.Neigh) string { return n.IP.String() + " " + n.HardwareAddr.String() })
-	for _, n := range extra {
-		if err := s.nl.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("delete %s: %w", n.IP, err)
+		have = slices.DeleteFunc(have, func(n netlink.Neigh) bool { return n.State&netlink.NUD_PERMANENT == 0 })
+		var want []neigh
+		var keys []string
+		for _, n := range p.neighs {
+			if n.dev == name && !n.stale && n.ip.Is6() == (family == netlink.FAMILY_V6) && p.isUp(name) {
+				want, keys = append(want, n), append(keys, n.ip.String()+" "+n.mac)
+			}
 		}
-	}
-	for _, i := range missing {
-		if err := s.addNeigh(index, netlink.FAMILY_V4, 0, want[i].ip.String(), want[i].mac); err != nil {
-			return fmt.Errorf("set %s: %w", want[i].ip, err)
+		missing, extra := diff(keys, have, func(n netlink.Neigh) string { return n.IP.String() + " " + n.HardwareAddr.String() })
+		for _, n := range extra {
+			if err := s.nl.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("delete %s: %w", n.IP, err)
+			}
+		}
+		for _, i := range missing {
+			if err := s.addNeigh(netlink.Neigh{LinkIndex: index, Family: family, State: netlink.NUD_PERMANENT}, want[i].ip, want[i].mac); err != nil {
+				return fmt.Errorf("set %s: %w", want[i].ip, err)
+			}
 		}
 	}
 	return nil
 }
 
-func (s *space) addNeigh(index, family, flags int, ip, mac string) error {
-	hw, err := net.ParseMAC(mac)
-	if err != nil {
+func (s *space) addNeigh(n netlink.Neigh, ip netip.Addr, mac string) (err error) {
+	if n.HardwareAddr, err = net.ParseMAC(mac); err != nil {
 		return err
 	}
-	return s.nl.NeighSet(&netlink.Neigh{
-		LinkIndex: index, Family: family, Flags: flags, State: netlink.NUD_PERMANENT,
-		Type: unix.RTN_UNICAST, IP: net.ParseIP(ip), HardwareAddr: hw,
-	})
+	n.Type, n.IP = unix.RTN_UNICAST, ip.AsSlice()
+	return s.nl.NeighSet(&n)
 }
 
 // setFDB makes the forwarding databases of the VXLAN devices hold the rows of the plan alone.
@@ -240,7 +285,7 @@ func (s *space) setFDB(p *plan, links linkSet) error {
 		var want []fdbRow
 		for _, f := range p.fdb {
 			if f.dev == name {
-				want, keys = append(want, f), append(keys, fmt.Sprint(f.mac, " ", f.dst, " ", netlink.NUD_PERMANENT))
+				want, keys = append(want, f), append(keys, fmt.Sprint(f.mac, " ", f.dst, " ", fdbState(f)&netlink.NUD_PERMANENT))
 			}
 		}
 		missing, extra := diff(keys, have, func(n netlink.Neigh) string {
@@ -252,7 +297,8 @@ func (s *space) setFDB(p *plan, links linkSet) error {
 			}
 		}
 		for _, i := range missing {
-			if err := s.addNeigh(index, unix.AF_BRIDGE, netlink.NTF_SELF, want[i].dst.String(), want[i].mac); err != nil {
+			row := netlink.Neigh{LinkIndex: index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_SELF, State: fdbState(want[i])}
+			if err := s.addNeigh(row, want[i].dst, want[i].mac); err != nil {
 				return fmt.Errorf("set FDB row %s of %q: %w", want[i].mac, name, err)
 			}
 		}
@@ -260,12 +306,23 @@ func (s *space) setFDB(p *plan, links linkSet) error {
 	return nil
 }
 
+func fdbState(f fdbRow) int {
+	if f.dynamic {
+		return netlink.NUD_REACHABLE
+	}
+	return netlink.NUD_PERMANENT
+}
+
 // forget drops what the kernel has learnt: neighbours, which would go on being used for a while
 // after a change, and conntrack entries, where flows keep the NAT that they began with.
 func (s *space) forget() error {
-	have, err := s.nl.NeighList(0, netlink.FAMILY_V4)
-	if err != nil {
-		return fmt.Errorf("list neighbours of netns %q: %w", s.name, err)
+	var have []netlink.Neigh
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		list, err := s.nl.NeighList(0, family)
+		if err != nil {
+			return fmt.Errorf("list neighbours of netns %q: %w", s.name, err)
+		}
+		have = append(have, list...)
 	}
 	for _, n := range have {
 		if n.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0 {
@@ -279,4 +336,26 @@ func (s *space) forget() error {
 		return fmt.Errorf("flush conntrack of netns %q: %w", s.name, err)
 	}
 	return nil
+}
+
+// remember puts in what the kernel would learn by itself, and what forget drops: neighbours that are not
+// permanent, conntrack entries.
+func (s *space) remember(p *plan) error {
+	for _, n := range p.neighs {
+		if !n.stale {
+			continue
+		}
+		l, err := s.nl.LinkByName(n.dev)
+		if err != nil {
+			continue // a fault took the device away
+		}
+		family := netlink.FAMILY_V4
+		if n.ip.Is6() {
+			family = netlink.FAMILY_V6
+		}
+		if err := s.addNeigh(netlink.Neigh{LinkIndex: l.Attrs().Index, Family: family, State: netlink.NUD_STALE}, n.ip, n.mac); err != nil {
+			return fmt.Errorf("set neighbour %s: %w", n.ip, err)
+		}
+	}
+	return s.addFlows(p.flows)
 }

@@ -28,6 +28,10 @@ var (
 	ErrNoFault = errors.New("no such fault")
 	// ErrNoName is returned for a node or pod that the lab does not have.
 	ErrNoName = errors.New("no such node or pod in the lab")
+	// ErrOther is returned by Up where a lab of another Spec is up.
+	ErrOther = errors.New("another lab is up")
+	// ErrUnfit is returned by Break for a fault that the datapath of the lab cannot have.
+	ErrUnfit = errors.New("the lab's datapath cannot have this fault")
 )
 
 // Options chooses a lab. The zero value is the default one.
@@ -40,6 +44,8 @@ type Options struct {
 	StateDir string
 	// Server is the command that ends up in Serve; empty: this executable with "lab", "serve".
 	Server []string
+	// Spec is what Up builds. The others know it from the lab that is up.
+	Spec Spec
 }
 
 // withDefaults fills in what is unset.
@@ -72,6 +78,7 @@ func (o Options) netnsPath(name string) string {
 // State is what Status reports.
 type State struct {
 	Up         bool        `json:"up"`        // everything that Up makes is there
+	Spec       Spec        `json:"spec"`      // what it was built of
 	Inventory  string      `json:"inventory"` // path of cluster.yaml
 	Namespaces []Namespace `json:"namespaces"`
 	ServerPID  int         `json:"serverPID,omitempty"` // 0: the server is not running
@@ -79,10 +86,10 @@ type State struct {
 	Problems   []string    `json:"problems,omitempty"`  // why Up is false, if anything of the lab is there at all
 }
 
-// Namespace is one node, pod or the switch between the nodes.
+// Namespace is one node, pod or a part of the network between the nodes.
 type Namespace struct {
 	Name    string `json:"name"`           // "node1", "coffee-1": what Exec takes
-	Kind    string `json:"kind"`           // "node", "pod" or "switch"
+	Kind    string `json:"kind"`           // "node", "pod", "switch", "router" or "client"
 	Node    string `json:"node,omitempty"` // of a pod: the node it runs on
 	IP      string `json:"ip,omitempty"`   // node address or pod address
 	Path    string `json:"path"`           // "/run/netns/podtrace-node1"
@@ -100,9 +107,13 @@ type Fault struct {
 	ID        string   `json:"id"`
 	Summary   string   `json:"summary"`   // what is done, in a line
 	Node      string   `json:"node"`      // where it is put unless another node is asked for
-	Datapaths []string `json:"datapaths"` // "vxlan", "bridge": the paths of the lab that it hits
-	// Leg is the direction of coffee-1 → coffee-2 that breaks with the fault on Node: "request" or
-	// "reply", and then it is the other one with the fault on the other node; or "both".
+	Datapaths []string `json:"datapaths"` // the labs that can have it; "services" is one with services
+	// From and To are a path that shows the fault on Node: pods, nodes, "client", or a service.
+	From string `json:"from"`
+	To   string `json:"to"`
+	// Leg is the direction of From → To that breaks with the fault on Node: "request" or "reply", and,
+	// between pods, then it is the other one with the fault on the other node; "both"; or "none" where
+	// nothing is lost.
 	Leg string `json:"leg"`
 }
 

@@ -25,9 +25,6 @@ func Status(context.Context, Options) (State, error) { return State{}, errLinux 
 // Exec returns errors.ErrUnsupported.
 func Exec(context.Context, Options, string, []string, Stdio) (int, error) { return 0, errLinux }
 
-// Faults is empty.
-func Faults() []Fault { return nil }
-
 // Break returns errors.ErrUnsupported.
 func Break(context.Context, Options, string, string) error { return errLinux }
 

@@ -52,6 +52,9 @@ func (s *space) removeLinks(p *plan) error {
 	return nil
 }
 
+// defaultAgeing is FDB_AGE_DEFAULT of drivers/net/vxlan, in seconds.
+const defaultAgeing = 300
+
 // sameDevice compares what cannot be changed on a device that exists.
 func sameDevice(want link, have netlink.Link, all linkSet) bool {
 	if have.Type() != string(want.kind) {
@@ -63,8 +66,8 @@ func sameDevice(want link, have netlink.Link, all linkSet) bool {
 	}
 	lower, ok := all[want.vxlan.dev]
 	return ok && v.VtepDevIndex == lower.Attrs().Index &&
-		v.VxlanId == want.vxlan.vni && v.Port == want.vxlan.port && !v.Learning &&
-		v.SrcAddr.Equal(want.vxlan.local.AsSlice())
+		v.VxlanId == want.vxlan.vni && v.Port == want.vxlan.port && v.Learning == want.vxlan.learning && v.GBP == want.vxlan.gbp &&
+		v.Age == orDefault(want.vxlan.ageing, defaultAgeing) && v.SrcAddr.Equal(want.vxlan.local.AsSlice())
 }
 
 // addVeths makes the pairs whose first end is in p, unless both ends stand and are each other's.
@@ -104,9 +107,14 @@ func (s *space) paired(a link, far *space, b link) bool {
 	if errA != nil || errB != nil {
 		return false
 	}
+	if la.Attrs().ParentIndex != lb.Attrs().Index || lb.Attrs().ParentIndex != la.Attrs().Index {
+		return false
+	}
+	if far == s {
+		return la.Attrs().NetNsID < 0 // not said: the same namespace
+	}
 	id, err := s.nl.GetNetNsIdByFd(far.netns.Fd())
-	return err == nil && la.Attrs().NetNsID == id &&
-		la.Attrs().ParentIndex == lb.Attrs().Index && lb.Attrs().ParentIndex == la.Attrs().Index
+	return err == nil && la.Attrs().NetNsID == id
 }
 
 // addVeth makes a pair, each end in its namespace from the start with its name, index, MTU and MAC:
@@ -202,6 +210,10 @@ func (s *space) addLinks(p *plan) error {
 }
 
 func (s *space) addLink(l link, have linkSet) error {
+	if l.kind == kindTUN {
+		// Made in the namespace that the thread is in, which is how the kernel chooses it.
+		return s.netns.Do(func() error { return makeTUN(l.name) })
+	}
 	mac, err := net.ParseMAC(l.mac)
 	if err != nil {
 		return err
@@ -218,12 +230,15 @@ func (s *space) addLink(l link, have linkSet) error {
 	// As flanneld's pkg/backend/vxlan/device.go.
 	return s.nl.LinkAdd(&netlink.Vxlan{
 		LinkAttrs: attrs, VxlanId: l.vxlan.vni, VtepDevIndex: lower.Attrs().Index,
-		SrcAddr: l.vxlan.local.AsSlice(), Port: l.vxlan.port, Learning: false,
+		SrcAddr: l.vxlan.local.AsSlice(), Port: l.vxlan.port, Learning: l.vxlan.learning, GBP: l.vxlan.gbp, Age: l.vxlan.ageing,
 	})
 }
 
-// setLinks sets MAC, MTU, master, state and port flags of every device.
+// setLinks sets MAC, MTU, master, state, port flags, programs and offloads of every device.
 func (s *space) setLinks(p *plan, have linkSet) error {
+	if err := s.setOffloads(p, have); err != nil {
+		return err
+	}
 	if lo := have["lo"]; lo != nil {
 		if err := s.nl.LinkSetUp(lo); err != nil {
 			return err
@@ -234,7 +249,7 @@ func (s *space) setLinks(p *plan, have linkSet) error {
 		if l == nil {
 			continue
 		}
-		if err := s.setLink(want, l, have); err != nil {
+		if err := errors.Join(s.setLink(want, l, have), s.setPrograms(want, l, have)); err != nil {
 			return fmt.Errorf("set %q: %w", want.name, err)
 		}
 	}
@@ -242,14 +257,8 @@ func (s *space) setLinks(p *plan, have linkSet) error {
 }
 
 func (s *space) setLink(want link, l netlink.Link, have linkSet) error {
-	mac, err := net.ParseMAC(want.mac)
-	if err != nil {
+	if err := s.setMAC(want, l); err != nil {
 		return err
-	}
-	if a := l.Attrs(); a.HardwareAddr.String() != mac.String() {
-		if err := s.nl.LinkSetHardwareAddr(l, mac); err != nil {
-			return err
-		}
 	}
 	if err := s.setMaster(want, l, have); err != nil {
 		return err
@@ -270,6 +279,17 @@ func (s *space) setLink(want link, l netlink.Link, have linkSet) error {
 		return nil
 	}
 	return s.setPort(want, l)
+}
+
+func (s *space) setMAC(want link, l netlink.Link) error {
+	if want.mac == "" || l.Attrs().HardwareAddr.String() == want.mac {
+		return nil
+	}
+	mac, err := net.ParseMAC(want.mac)
+	if err != nil {
+		return err
+	}
+	return s.nl.LinkSetHardwareAddr(l, mac)
 }
 
 func (s *space) setMaster(want link, l netlink.Link, have linkSet) error {

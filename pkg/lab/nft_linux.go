@@ -29,7 +29,10 @@ func (s *space) writeNetfilter(p *plan) error {
 	// and takes no further rule in a table that it does not understand; a kernel may lack nft_compat.
 	err = writeTables(conn, p.tables, xtMasquerade)
 	if err != nil {
-		err = writeTables(conn, p.tables, &expr.Masq{FullyRandom: true})
+		err = writeTables(conn, p.tables, masquerade)
+	}
+	if err == nil {
+		err = s.writeRulesets(p)
 	}
 	if err != nil {
 		return fmt.Errorf("write netfilter rules: %w", err)
@@ -37,20 +40,48 @@ func (s *space) writeNetfilter(p *plan) error {
 	return nil
 }
 
-// xtMasquerade is "-j MASQUERADE --random-fully"; the flag is NF_NAT_RANGE_PROTO_RANDOM_FULLY.
-var xtMasquerade = &expr.Target{Name: "MASQUERADE", Info: &xt.NatIPv4MultiRangeCompat{{
-	Flags: 1 << 4, MinIP: net.IPv4zero.To4(), MaxIP: net.IPv4zero.To4(),
-}}}
+// Flags of a range, linux/netfilter/nf_nat.h.
+const (
+	rangeProtoSpecified   = 1 << 1 // NF_NAT_RANGE_PROTO_SPECIFIED
+	rangeProtoRandomFully = 1 << 4 // NF_NAT_RANGE_PROTO_RANDOM_FULLY
+)
 
-func writeTables(conn *nftables.Conn, tables []nftTable, masquerade expr.Any) error {
+// xtMasquerade is "-j MASQUERADE --random-fully", or "--to-ports N".
+func xtMasquerade(family, port int) []expr.Any {
+	flags := uint(rangeProtoRandomFully)
+	if port != 0 {
+		flags = rangeProtoSpecified
+	}
+	to := uint16(port) //nolint:gosec // a port
+	var info xt.InfoAny = &xt.NatIPv4MultiRangeCompat{{
+		Flags: flags, MinIP: net.IPv4zero.To4(), MaxIP: net.IPv4zero.To4(), MinPort: to, MaxPort: to,
+	}}
+	if family == familyIPv6 {
+		info = &xt.NatRange{Flags: flags, MinIP: net.IPv6zero, MaxIP: net.IPv6zero, MinPort: to, MaxPort: to}
+	}
+	return []expr.Any{&expr.Target{Name: "MASQUERADE", Info: info}}
+}
+
+// masquerade is the same in nftables' own terms.
+func masquerade(_, port int) []expr.Any {
+	if port == 0 {
+		return []expr.Any{&expr.Masq{FullyRandom: true}}
+	}
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(uint16(port))}, //nolint:gosec // a port
+		&expr.Masq{ToPorts: true, RegProtoMin: 1},
+	}
+}
+
+func writeTables(conn *nftables.Conn, tables []nftTable, masq func(family, port int) []expr.Any) error {
 	conn.FlushRuleset()
 	for _, t := range tables {
-		writeTable(conn, t, masquerade)
+		writeTable(conn, t, masq)
 	}
 	return conn.Flush()
 }
 
-func writeTable(conn *nftables.Conn, t nftTable, masquerade expr.Any) {
+func writeTable(conn *nftables.Conn, t nftTable, masq func(family, port int) []expr.Any) {
 	table := conn.AddTable(&nftables.Table{Family: nftFamily(t.family), Name: t.name})
 	chains := make([]*nftables.Chain, len(t.chains))
 	for i, c := range t.chains { // all of them first: rules jump to chains below
@@ -58,11 +89,11 @@ func writeTable(conn *nftables.Conn, t nftTable, masquerade expr.Any) {
 	}
 	for i, c := range t.chains {
 		for _, r := range c.rules {
-			act := actionExpr(r)
+			act := actionExprs(r)
 			if r.action == actionMasquerade {
-				act = masquerade
+				act = masq(t.family, r.toPort)
 			}
-			exprs := append(ruleExprs(t.family, r), &expr.Counter{}, act)
+			exprs := append(append(ruleExprs(t.family, r), &expr.Counter{}), act...)
 			conn.AddRule(&nftables.Rule{Table: table, Chain: chains[i], Exprs: exprs, UserData: ruleComment(r)})
 		}
 	}
@@ -74,6 +105,8 @@ func nftFamily(family int) nftables.TableFamily {
 		return nftables.TableFamilyINet
 	case familyBridge:
 		return nftables.TableFamilyBridge
+	case familyIPv6:
+		return nftables.TableFamilyIPv6
 	default:
 		return nftables.TableFamilyIPv4
 	}
@@ -104,21 +137,33 @@ func ruleComment(r nftRule) []byte {
 	return userdata.AppendString(nil, userdata.TypeComment, r.comment)
 }
 
-// Offsets in the IPv4 header, RFC 791 section 3.1, and in the UDP header, RFC 768; in bytes.
+// Offsets in the IPv4 header, RFC 791 section 3.1, the IPv6 header, RFC 8200 section 3, and in the UDP
+// header, RFC 768; in bytes.
 const (
 	ipv4Src, ipv4Dst = 12, 16
-	udpDst           = 2
+	ipv6Src, ipv6Dst = 8, 24
+	udpDst, udpCheck = 2, 6
 )
 
 // ruleExprs gives what a rule matches.
 func ruleExprs(family int, r nftRule) []expr.Any {
 	var e []expr.Any
-	e = append(e, matchPrefix(r.src, r.notSrc, ipv4Src)...)
-	e = append(e, matchPrefix(r.dst, r.notDst, ipv4Dst)...)
+	if family == familyINet || family == familyBridge {
+		e = append(e, matchFamily(family, r)...)
+	}
+	e = append(e, matchPrefix(r.src, r.notSrc, ipv4Src, ipv6Src)...)
+	e = append(e, matchPrefix(r.dst, r.notDst, ipv4Dst, ipv6Dst)...)
 	e = append(e, matchDevice(expr.MetaKeyIIFNAME, r.iif, false)...)
 	e = append(e, matchDevice(expr.MetaKeyOIFNAME, r.oif, r.notOif)...)
-	if r.udpPort != 0 {
-		e = append(e, matchUDP(family, r.udpPort)...)
+	switch {
+	case r.udpPort != 0:
+		e = append(e, matchL4(unix.IPPROTO_UDP)...)
+		e = append(e, matchTransport(udpDst, binaryutil.BigEndian.PutUint16(uint16(r.udpPort)))...) //nolint:gosec // a port
+	case r.tcp:
+		e = append(e, matchL4(unix.IPPROTO_TCP)...)
+	case r.icmp != nil:
+		e = append(e, matchL4(unix.IPPROTO_ICMP)...)
+		e = append(e, matchTransport(0, []byte{r.icmp.typ, r.icmp.code})...)
 	}
 	if r.mark != 0 {
 		mask := binaryutil.NativeEndian.PutUint32(r.mark)
@@ -131,7 +176,7 @@ func ruleExprs(family int, r nftRule) []expr.Any {
 }
 
 // matchPrefix compares whole bytes where the prefix ends at one, as iptables-nft does.
-func matchPrefix(p netip.Prefix, not bool, offset uint32) []expr.Any {
+func matchPrefix(p netip.Prefix, not bool, offset4, offset6 uint32) []expr.Any {
 	if !p.IsValid() {
 		return nil
 	}
@@ -140,15 +185,19 @@ func matchPrefix(p netip.Prefix, not bool, offset uint32) []expr.Any {
 		op = expr.CmpOpNeq
 	}
 	address := p.Masked().Addr().AsSlice()
-	load := &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4}
+	length := uint32(len(address))
+	load := &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset4, Len: length}
+	if p.Addr().Is6() {
+		load.Offset = offset6
+	}
 	if p.Bits()%8 == 0 {
-		load.Len = uint32(p.Bits() / 8) //nolint:gosec // 1..4
+		load.Len = uint32(p.Bits() / 8) //nolint:gosec // 1..16
 		return []expr.Any{load, &expr.Cmp{Op: op, Register: 1, Data: address[:load.Len]}}
 	}
 	mask := ipNet(p).Mask
 	return []expr.Any{
 		load,
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: length, Mask: mask, Xor: make([]byte, length)},
 		&expr.Cmp{Op: op, Register: 1, Data: address},
 	}
 }
@@ -164,33 +213,69 @@ func matchDevice(key expr.MetaKey, name string, not bool) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: op, Register: 1, Data: append([]byte(name), 0)}}
 }
 
-func matchUDP(family, port int) []expr.Any {
-	var e []expr.Any
-	if family == familyBridge { // only then can a frame be anything but IP
-		e = append(e, &expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(unix.ETH_P_IP)})
+// matchFamily keeps a rule to the family that the rest of it is about, where the table has others. A
+// frame of a bridge may be anything; a UDP port alone is looked for in IPv4, as the lab's underlay is.
+func matchFamily(family int, r nftRule) []expr.Any {
+	is6 := r.src.Addr().Is6() || r.dst.Addr().Is6()
+	if !r.src.IsValid() && !r.dst.IsValid() && r.icmp == nil {
+		return nil
 	}
-	return append(e,
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: udpDst, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(uint16(port))}) //nolint:gosec // a port
+	if family == familyBridge {
+		etherType := uint16(unix.ETH_P_IP)
+		if is6 {
+			etherType = unix.ETH_P_IPV6
+		}
+		return []expr.Any{&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(etherType)}}
+	}
+	proto := byte(unix.NFPROTO_IPV4)
+	if is6 {
+		proto = unix.NFPROTO_IPV6
+	}
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}}}
+}
+
+func matchL4(proto byte) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}}}
+}
+
+func matchTransport(offset uint32, value []byte) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: uint32(len(value))}, //nolint:gosec // 2
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: value},
+	}
 }
 
 // icmpxAdminProhibited is NFT_REJECT_ICMPX_ADMIN_PROHIBITED (linux/netfilter/nf_tables.h).
 const icmpxAdminProhibited = 3
 
-func actionExpr(r nftRule) expr.Any {
+func actionExprs(r nftRule) []expr.Any {
 	switch r.action {
 	case actionDrop:
-		return &expr.Verdict{Kind: expr.VerdictDrop}
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}
 	case actionReturn:
-		return &expr.Verdict{Kind: expr.VerdictReturn}
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}
 	case actionJump:
-		return &expr.Verdict{Kind: expr.VerdictJump, Chain: r.jump}
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: r.jump}}
 	case actionReject:
-		return &expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: icmpxAdminProhibited}
+		return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: icmpxAdminProhibited}}
+	case actionDNAT:
+		return natExprs(expr.NATTypeDestNAT, r.to)
+	case actionSNAT:
+		return natExprs(expr.NATTypeSourceNAT, r.to)
+	case actionBadChecksum:
+		return []expr.Any{
+			&expr.Immediate{Register: 1, Data: []byte{0xde, 0xad}},
+			&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: udpCheck, Len: 2},
+		}
 	default:
-		return &expr.Verdict{Kind: expr.VerdictAccept}
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}
+	}
+}
+
+func natExprs(typ expr.NATType, to netip.Addr) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: to.AsSlice()},
+		&expr.NAT{Type: typ, Family: unix.NFPROTO_IPV4, RegAddrMin: 1},
 	}
 }

@@ -14,8 +14,14 @@ type plan struct {
 	routes  []route
 	neighs  []neigh
 	fdb     []fdbRow
-	rules   []rule
-	tables  []nftTable
+	// rules are the policy rules of IPv4 beside those of tables main and default. localPref is the
+	// preference of the one of table local, which Cilium moves back.
+	rules     []rule
+	localPref int
+	tables    []nftTable
+	legacy    string     // for iptables-legacy-restore
+	proxy     *kubeProxy // nil: no services
+	flows     []flow     // conntrack entries to be put in
 }
 
 // sysctl is one file below /proc/sys/net.
@@ -32,6 +38,7 @@ const (
 	kindBridge linkKind = "bridge"
 	kindVXLAN  linkKind = "vxlan"
 	kindVeth   linkKind = "veth"
+	kindTUN    linkKind = "tuntap"
 )
 
 // link is one interface with all that hangs on it.
@@ -40,9 +47,11 @@ type link struct {
 	kind  linkKind
 	index int // wanted ifindex; given up where the kernel has already taken it
 	mtu   int
-	mac   string
+	mac   string // empty: it has none
 	addrs []addr
 	down  bool
+	// noOffload: no checksum and segmentation offload, as GSO frames pass links that are too small.
+	noOffload bool
 
 	master  string // name of the bridge; of the next two only a port makes use
 	hairpin bool
@@ -50,6 +59,8 @@ type link struct {
 
 	peerNetns, peer string // of a veth: name of the other namespace (without prefix) and device
 	vxlan           vxlan
+
+	ingress, egress *program // of tc; nil: none
 }
 
 // vxlan is what only a VXLAN device has.
@@ -58,6 +69,10 @@ type vxlan struct {
 	port  int // UDP, host byte order
 	local netip.Addr
 	dev   string // the lower device
+	// gbp is the group-policy extension; learning fills the FDB from what is received; ageing is in
+	// seconds, 0 the kernel's default.
+	gbp, learning bool
+	ageing        int
 }
 
 type addr struct {
@@ -65,15 +80,17 @@ type addr struct {
 	broadcast netip.Addr // zero: the last address of the prefix
 	// noPrefixRoute: the kernel adds no connected route, as NetworkManager has it.
 	noPrefixRoute bool
+	scope         int // as of a route
 }
 
 // Values of route.typ, rtnetlink(7) rtm_type.
 const (
 	routeUnicast   = 1
+	routeLocal     = 2
 	routeBlackhole = 6
 )
 
-// route is one IPv4 route; numbers as in rtnetlink(7).
+// route is one route; numbers as in rtnetlink(7).
 type route struct {
 	dst    netip.Prefix
 	via    netip.Addr
@@ -84,34 +101,49 @@ type route struct {
 	table  int // 0: main
 	metric int
 	proto  int // 0: boot, what ip-route(8) writes
-	scope  int // 253 is link, 0 global
+	scope  int // 253 is link, 0 global; IPv6 has none
 }
+
+func (r route) is6() bool { return r.dst.Addr().Is6() || r.via.Is6() }
 
 const (
 	protoKernel = 2
 	protoBoot   = 3
 	protoStatic = 4
 	scopeLink   = 253
+	scopeHost   = 254
 	tableMain   = 254
+
+	metricKernel6 = 256  // of a connected IPv6 route
+	metricUser6   = 1024 // of an IPv6 route that was added without one
 )
 
-// neigh is one permanent neighbour.
+// neigh is one neighbour, permanent unless stale.
 type neigh struct {
-	ip  netip.Addr
-	mac string
-	dev string
+	ip    netip.Addr
+	mac   string
+	dev   string
+	stale bool
 }
 
-// fdbRow is one permanent "self" row of a VXLAN device.
+// fdbRow is one "self" row of a VXLAN device, permanent unless dynamic.
 type fdbRow struct {
-	mac string
-	dst netip.Addr
-	dev string
+	mac     string
+	dst     netip.Addr
+	dev     string
+	dynamic bool
 }
 
-// rule is one policy rule beside the three that every namespace has.
+// rule is one policy rule; it matches what is set.
 type rule struct {
 	pref, table int
+	src, dst    netip.Prefix
+	mark, mask  uint32
+}
+
+// flow is a conntrack entry of a UDP flow from src to dst that is answered by replySrc.
+type flow struct {
+	src, dst, replySrc netip.AddrPort
 }
 
 // Families, numbered as in nfproto (linux/netfilter.h).
@@ -119,6 +151,7 @@ const (
 	familyINet   = 1
 	familyIPv4   = 2
 	familyBridge = 7
+	familyIPv6   = 10
 )
 
 type nftTable struct {
@@ -143,12 +176,19 @@ type nftRule struct {
 	notSrc, notDst bool
 	iif, oif       string
 	notOif         bool
-	udpPort        int    // destination port, host byte order
+	udpPort        int // destination port, host byte order
+	tcp            bool
+	icmp           *icmpType
 	mark           uint32 // mark and mask are this same value, as in --mark 0x4000/0x4000
 	action         action
-	jump           string // chain, of actionJump
+	jump           string     // chain, of actionJump
+	to             netip.Addr // of actionDNAT and actionSNAT
+	toPort         int        // of actionMasquerade; 0: any
 	comment        string
 }
+
+// icmpType is type and code of ICMP, RFC 792.
+type icmpType struct{ typ, code byte }
 
 type action int
 
@@ -159,6 +199,9 @@ const (
 	actionJump
 	actionMasquerade // --random-fully
 	actionReject     // icmpx admin-prohibited
+	actionDNAT
+	actionSNAT
+	actionBadChecksum // sets the UDP checksum to one that is wrong
 )
 
 // link gives the link of that name, for editing; nil if there is none.

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -117,7 +119,8 @@ func awaitReady(ctx context.Context, f *os.File) error {
 	return fmt.Errorf("server of the pods: %s", answer)
 }
 
-// Serve runs HTTP on port 8080 and echo on port 7 in every pod, until ctx is done. Up starts it as
+// Serve runs HTTP on port 8080 and echo on port 7 in every pod and node, and flannel's UDP proxies where
+// the lab has them, until ctx is done. Up starts it as
 // a process of its own; it is of no use otherwise.
 func Serve(ctx context.Context, o Options) error {
 	o = o.withDefaults()
@@ -131,7 +134,7 @@ func Serve(ctx context.Context, o Options) error {
 		}
 		ready = os.NewFile(fdReady, "ready")
 	}
-	pods, err := openPods(o)
+	pods, proxies, err := openAll(o)
 	if err != nil {
 		_, _ = io.WriteString(ready, err.Error())
 		return errors.Join(err, ready.Close())
@@ -148,7 +151,7 @@ func Serve(ctx context.Context, o Options) error {
 			cancel()
 		}()
 	}
-	return serve.Run(ctx, pods)
+	return serve.Run(ctx, pods, proxies)
 }
 
 type nopCloser struct{ io.Writer }
@@ -182,39 +185,80 @@ func waitProcess(pid int) {
 	}
 }
 
-// openPods opens the sockets of all pods.
-func openPods(o Options) ([]serve.Pod, error) {
-	var open []serve.Pod
-	for _, p := range pods {
-		s, err := openPod(o, p)
-		if err != nil {
-			for _, s := range open {
-				_ = s.Close()
-			}
-			return nil, fmt.Errorf("open the sockets of pod %q: %w", p.name, err)
+// openAll opens the sockets of all pods, nodes and proxies.
+func openAll(o Options) (pods []serve.Pod, proxies []serve.Proxy, err error) {
+	defer func() {
+		if err == nil {
+			return
 		}
-		open = append(open, s)
+		for _, p := range pods {
+			_ = p.Close()
+		}
+		for _, p := range proxies {
+			_ = p.Close()
+		}
+	}()
+	r, err := readRecord(o)
+	if err != nil {
+		return nil, nil, err
 	}
-	return open, nil
+	c := newCluster(r.spec())
+	for _, name := range c.serving() {
+		for _, is6 := range c.families() {
+			p, err := openPod(o, name, is6)
+			if err != nil {
+				return pods, proxies, fmt.Errorf("open the sockets of %q: %w", name, err)
+			}
+			pods = append(pods, p)
+		}
+	}
+	if c.spec.Datapath != FlannelUDP {
+		return pods, nil, nil
+	}
+	for _, n := range c.nodes {
+		p, err := openProxy(o, c, n)
+		if err != nil {
+			return pods, proxies, fmt.Errorf("open the proxy of %q: %w", n.name, err)
+		}
+		proxies = append(proxies, p)
+	}
+	return pods, proxies, nil
 }
 
-func openPod(o Options, p pod) (s serve.Pod, err error) {
-	h, err := netns.Open(o.netnsPath(p.name))
+// serving are the namespaces that something answers in.
+func (c *cluster) serving() []string {
+	var names []string
+	for _, n := range c.nodes {
+		names = append(names, n.name)
+	}
+	for _, p := range c.pods {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+func openPod(o Options, name string, is6 bool) (s serve.Pod, err error) {
+	h, err := netns.Open(o.netnsPath(name))
 	if err != nil {
 		return s, err
 	}
 	defer h.Close()
-	s.Name = p.name
+	// The wildcard address: it does not matter what becomes of the pod's own.
+	tcp, udp, any := "tcp4", "udp4", "0.0.0.0:"
+	if is6 {
+		tcp, udp, any = "tcp6", "udp6", "[::]:"
+	}
+	s.Name = name
 	err = h.Do(func() (err error) {
 		var lc net.ListenConfig
 		lc.SetMultipathTCP(false) // Go's default; the handshake should be the plain one
-		if s.HTTP, err = lc.Listen(context.Background(), "tcp4", port(httpPort)); err != nil {
+		if s.HTTP, err = lc.Listen(context.Background(), tcp, any+strconv.Itoa(httpPort)); err != nil {
 			return err
 		}
-		if s.TCP, err = lc.Listen(context.Background(), "tcp4", port(echoPort)); err != nil {
+		if s.TCP, err = lc.Listen(context.Background(), tcp, any+strconv.Itoa(echoPort)); err != nil {
 			return errors.Join(err, s.HTTP.Close())
 		}
-		if s.UDP, err = lc.ListenPacket(context.Background(), "udp4", port(echoPort)); err != nil {
+		if s.UDP, err = lc.ListenPacket(context.Background(), udp, any+strconv.Itoa(echoPort)); err != nil {
 			return errors.Join(err, s.HTTP.Close(), s.TCP.Close())
 		}
 		return nil
@@ -222,5 +266,28 @@ func openPod(o Options, p pod) (s serve.Pod, err error) {
 	return s, err
 }
 
-// port is the wildcard address: it does not matter what becomes of the pod's own address.
-func port(n int) string { return "0.0.0.0:" + strconv.Itoa(n) }
+// openProxy opens a proxy's socket. The namespace stays open, as the device is looked for there again
+// when it was made anew.
+func openProxy(o Options, c *cluster, n node) (p serve.Proxy, err error) {
+	h, err := netns.Open(o.netnsPath(n.name))
+	if err != nil {
+		return p, err
+	}
+	err = h.Do(func() (err error) {
+		var lc net.ListenConfig
+		p.UDP, err = lc.ListenPacket(context.Background(), "udp4", netip.AddrPortFrom(n.ip(), udpPort).String())
+		return err
+	})
+	if err != nil {
+		return p, errors.Join(err, h.Close())
+	}
+	p.Open = func() (io.ReadWriteCloser, error) { return openTUN(h, tunName) }
+	p.Route = func(dst netip.Addr) (netip.AddrPort, bool) {
+		i := slices.IndexFunc(c.nodes, func(m node) bool { return m.name != n.name && m.podCIDR().Contains(dst) })
+		if i < 0 {
+			return netip.AddrPort{}, false
+		}
+		return netip.AddrPortFrom(c.nodes[i].ip(), udpPort), true
+	}
+	return p, nil
+}

@@ -18,11 +18,13 @@ const settleTime = 5 * time.Second
 // the bridge itself has its carrier. The kernel sees to that in the background (linkwatch). Until it
 // has, ports drop what comes and devices what is to leave (they have the noop qdisc): the first ARP
 // request would be lost, and the next is a second away.
-func settle(ctx context.Context, all spaces, ps plans) error {
+//
+// A TUN device has its carrier while a proxy reads from it: serving says that they run.
+func settle(ctx context.Context, all spaces, ps plans, serving bool) error {
 	deadline := time.Now().Add(settleTime)
 	for _, p := range ps {
 		for _, want := range p.links {
-			if !ps.hasCarrier(p, want) {
+			if !ps.hasCarrier(p, want) && (want.kind != kindTUN || want.down || !serving) {
 				continue
 			}
 			for !all[p.name].settled(p, want) {
@@ -57,7 +59,13 @@ func (ps plans) hasCarrier(p *plan, l link) bool {
 
 func (s *space) settled(p *plan, want link) bool {
 	l, err := s.nl.LinkByName(want.name)
-	if err != nil || l.Attrs().OperState != netlink.OperUp {
+	if err != nil {
+		return false
+	}
+	if want.kind == kindTUN { // its state is never known, as of lo
+		return l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0
+	}
+	if l.Attrs().OperState != netlink.OperUp {
 		return false
 	}
 	if want.master == "" || want.blocked || !p.isUp(want.master) {

@@ -62,11 +62,11 @@ func (all spaces) close() {
 	}
 }
 
-// isDeviceSysctl reports whether the file exists only while a device does.
+// isDeviceSysctl reports whether the file exists only while a device does: "FAMILY/conf/DEV/KEY" or
+// "FAMILY/neigh/DEV/KEY".
 func isDeviceSysctl(path string) bool {
-	_, rest, found := strings.Cut(path, "/conf/")
-	dev, _, _ := strings.Cut(rest, "/")
-	return found && dev != "all" && dev != "default"
+	parts := strings.Split(path, "/")
+	return len(parts) == 4 && (parts[1] == "conf" || parts[1] == "neigh") && parts[2] != "all" && parts[2] != "default"
 }
 
 // writeSysctls writes those of p that are about devices or those that are not. A value that is

@@ -22,6 +22,17 @@ type record struct {
 	Broken       []Broken `json:"broken,omitempty"`
 	// Complete: everything was built. A lab without it is torn down by the next Up.
 	Complete bool `json:"complete,omitempty"`
+	Spec     Spec `json:"spec,omitzero"`
+}
+
+// spec is the Spec that the lab was built of, completed; the default one's where none is on record, or
+// one that this program does not know.
+func (r record) spec() Spec {
+	if s, err := r.Spec.complete(); err == nil {
+		return s
+	}
+	s, _ := Spec{}.complete()
+	return s
 }
 
 func (o Options) recordPath() string { return filepath.Join(o.StateDir, "state.json") }

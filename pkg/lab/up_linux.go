@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"reflect"
 	"slices"
 	"time"
 
@@ -14,10 +16,15 @@ import (
 // patience is how long the server may take to end before it is killed.
 const patience = 300 * time.Millisecond
 
-// Up brings the lab up. A lab that stands is left alone, faults and all; the remains of one that
-// does not are cleared first. It needs CAP_SYS_ADMIN and CAP_NET_ADMIN.
+// Up brings the lab up. A lab that stands is left alone, faults and all, unless another Spec is asked
+// for: ErrOther. The remains of one that does not stand are cleared first. It needs CAP_SYS_ADMIN and
+// CAP_NET_ADMIN.
 func Up(ctx context.Context, o Options) error {
 	o = o.withDefaults()
+	spec, err := o.Spec.complete()
+	if err != nil {
+		return err
+	}
 	l, err := lock(ctx, o)
 	if err != nil {
 		return err
@@ -28,12 +35,15 @@ func Up(ctx context.Context, o Options) error {
 		return err
 	}
 	if len(problems(o, r)) == 0 {
+		if !o.Spec.isZero() && !reflect.DeepEqual(spec, r.spec()) {
+			return fmt.Errorf("datapath %s: %w", r.spec().Datapath, ErrOther)
+		}
 		return nil
 	}
 	if err := demolish(o, r); err != nil {
 		return fmt.Errorf("clear what is left of an earlier lab: %w", err)
 	}
-	if err := build(ctx, o, l); err != nil {
+	if err := build(ctx, o, spec, l); err != nil {
 		r, _ = readRecord(o)
 		return errors.Join(fmt.Errorf("build the lab: %w", err), demolish(o, r), removeState(o))
 	}
@@ -46,7 +56,7 @@ func problems(o Options, r record) []string {
 	if !r.Complete {
 		p = append(p, "it was never built to the end")
 	}
-	for _, plan := range topology() {
+	for _, plan := range newCluster(r.spec()).plans() {
 		h, err := netns.Open(o.netnsPath(plan.name))
 		if err != nil {
 			p = append(p, err.Error())
@@ -65,18 +75,19 @@ func problems(o Options, r record) []string {
 
 // build makes a lab where nothing of one is left. The lock file is handed to the server until that
 // is on record.
-func build(ctx context.Context, o Options, lockFile *os.File) error {
-	var r record
+func build(ctx context.Context, o Options, spec Spec, lockFile *os.File) error {
+	r := record{Spec: spec}
 	if _, err := os.Stat(netnsDir); err != nil {
 		r.MadeNetnsDir = true
-		if err := writeRecord(o, r); err != nil {
-			return err
-		}
+	}
+	if err := writeRecord(o, r); err != nil {
+		return err
 	}
 	if _, err := makeNetnsDir(); err != nil {
 		return err
 	}
-	ps := topology()
+	c := newCluster(spec)
+	ps := c.plans()
 	for _, p := range ps {
 		if err := addNetns(o.netnsPath(p.name)); err != nil {
 			return err
@@ -90,10 +101,10 @@ func build(ctx context.Context, o Options, lockFile *os.File) error {
 	if err := reconcile(ctx, all, ps); err != nil {
 		return err
 	}
-	if err := settle(ctx, all, ps); err != nil {
+	if err := settle(ctx, all, ps, false); err != nil {
 		return err
 	}
-	text, err := inventory(o)
+	text, err := c.inventory(o)
 	if err != nil {
 		return err
 	}
@@ -101,6 +112,9 @@ func build(ctx context.Context, o Options, lockFile *os.File) error {
 		return err
 	}
 	if err := startServer(ctx, o, &r, lockFile); err != nil {
+		return err
+	}
+	if err := settle(ctx, all, ps, true); err != nil {
 		return err
 	}
 	r.Complete = true
@@ -113,7 +127,7 @@ func demolish(o Options, r record) error {
 	// First of all: from here on the lab is not complete.
 	r.Complete, r.Broken = false, nil
 	errs := []error{writeRecord(o, r), r.Server.end(patience)}
-	for _, p := range topology() {
+	for _, p := range newCluster(r.spec()).plans() {
 		errs = append(errs, removeNetns(o.netnsPath(p.name)))
 	}
 	for _, path := range []string{o.InventoryPath(), o.logPath()} {
@@ -159,7 +173,7 @@ func nothingThere(o Options) bool {
 	if _, err := os.Lstat(o.StateDir); !errors.Is(err, os.ErrNotExist) {
 		return false
 	}
-	return !slices.ContainsFunc(namespaces(o), func(ns Namespace) bool { return ns.Present })
+	return !slices.ContainsFunc(namespaces(o, newCluster(record{}.spec())), func(ns Namespace) bool { return ns.Present })
 }
 
 // Running reports whether the lab is up.
@@ -176,7 +190,8 @@ func Status(_ context.Context, o Options) (State, error) {
 	if err != nil {
 		return State{}, err
 	}
-	s := State{Inventory: o.InventoryPath(), Broken: r.Broken, Namespaces: namespaces(o)}
+	c := newCluster(r.spec())
+	s := State{Spec: c.spec, Inventory: o.InventoryPath(), Broken: r.Broken, Namespaces: namespaces(o, c)}
 	if r.Server.alive() {
 		s.ServerPID = r.Server.PID
 	}
@@ -192,18 +207,29 @@ func Status(_ context.Context, o Options) (State, error) {
 	return s, nil
 }
 
-func namespaces(o Options) []Namespace {
-	list := []Namespace{{Name: switchName, Kind: "switch", IP: gateway.String()}}
-	for _, n := range nodes {
-		list = append(list, Namespace{Name: n.name, Kind: "node", IP: n.ip.String()})
-	}
-	for _, p := range pods {
-		list = append(list, Namespace{Name: p.name, Kind: "pod", Node: p.node, IP: p.ip.String()})
-	}
-	for i := range list {
-		list[i].Path = o.netnsPath(list[i].Name)
-		_, err := os.Lstat(list[i].Path)
-		list[i].Present = err == nil
+func namespaces(o Options, c *cluster) []Namespace {
+	var list []Namespace
+	for _, p := range c.plans() {
+		ns := Namespace{Name: p.name, Kind: p.name, Path: o.netnsPath(p.name)}
+		if n, ok := c.node(p.name); ok {
+			ns.Kind, ns.IP = "node", n.ip().String()
+		} else if i := slices.IndexFunc(c.pods, func(q pod) bool { return q.name == p.name }); i >= 0 {
+			ns.Kind, ns.Node, ns.IP = "pod", c.pods[i].node, c.pods[i].ip().String()
+		} else if a := firstAddress(p); a.IsValid() {
+			ns.IP = a.String()
+		}
+		_, err := os.Lstat(ns.Path)
+		ns.Present = err == nil
+		list = append(list, ns)
 	}
 	return list
+}
+
+func firstAddress(p *plan) netip.Addr {
+	for _, l := range p.links {
+		if len(l.addrs) > 0 {
+			return l.addrs[0].prefix.Addr()
+		}
+	}
+	return netip.Addr{}
 }

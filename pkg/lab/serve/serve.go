@@ -1,6 +1,6 @@
 // Package serve is what the pods of the lab run: an HTTP server that answers as the demo page of
-// document 000 does, and echo servers (RFC 862) for TCP and UDP. It is given its sockets, which
-// were opened in the pods' namespaces, and never opens one itself.
+// document 000 does, and echo servers (RFC 862) for TCP and UDP; and the proxy of flannel's UDP backend.
+// It is given its sockets, which were opened in the pods' namespaces, and never opens one itself.
 package serve
 
 import (
@@ -14,12 +14,15 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 )
 
 // idle is how long a TCP connection may say nothing.
 const idle = time.Minute
 
-// Pod is one pod's name and its open sockets.
+// Pod is one pod's name and its open sockets, of one family.
 type Pod struct {
 	Name string
 	HTTP net.Listener
@@ -30,10 +33,11 @@ type Pod struct {
 // Close closes the sockets.
 func (p Pod) Close() error { return errors.Join(p.HTTP.Close(), p.TCP.Close(), p.UDP.Close()) }
 
-// Run serves all pods until ctx is done, closes their sockets and waits for what it started.
-func Run(ctx context.Context, pods []Pod) error {
+// Run serves all pods and proxies until ctx is done, closes their sockets and waits for what it
+// started.
+func Run(ctx context.Context, pods []Pod, proxies []Proxy) error {
 	var wg sync.WaitGroup
-	errs := make(chan error, 3*len(pods))
+	errs := make(chan error, 3*len(pods)+len(proxies))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	run := func(f func() error) {
@@ -53,6 +57,10 @@ func Run(ctx context.Context, pods []Pod) error {
 			_ = server.Close()
 			_ = p.Close()
 		})
+	}
+	for _, p := range proxies {
+		run(func() error { return p.run(ctx) })
+		context.AfterFunc(ctx, func() { _ = p.Close() })
 	}
 	wg.Wait()
 	select {
@@ -105,16 +113,61 @@ func echoConn(conn net.Conn) {
 	}
 }
 
+// echoUDP answers with the address that was asked: a node has several, and the one that the kernel
+// would choose is not always it.
 func echoUDP(conn net.PacketConn) error {
+	read, write := echo4(conn)
+	if local, ok := conn.LocalAddr().(*net.UDPAddr); ok && local.IP.To4() == nil {
+		read, write = echo6(conn)
+	}
 	buf := make([]byte, 64<<10)
 	for {
-		n, from, err := conn.ReadFrom(buf)
+		n, asked, from, err := read(buf)
 		if errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) {
 			return err
 		}
 		if err != nil {
 			continue // an ICMP error about an earlier answer
 		}
-		_, _ = conn.WriteTo(buf[:n], from)
+		_ = write(buf[:n], asked, from)
 	}
+}
+
+type (
+	readFunc  func([]byte) (n int, asked net.IP, from net.Addr, err error)
+	writeFunc func(b []byte, asked net.IP, to net.Addr) error
+)
+
+func echo4(conn net.PacketConn) (readFunc, writeFunc) {
+	p := ipv4.NewPacketConn(conn)
+	_ = p.SetControlMessage(ipv4.FlagDst, true)
+	read := func(b []byte) (int, net.IP, net.Addr, error) {
+		n, cm, from, err := p.ReadFrom(b)
+		if cm == nil {
+			return n, nil, from, err
+		}
+		return n, cm.Dst, from, err
+	}
+	write := func(b []byte, asked net.IP, to net.Addr) error {
+		_, err := p.WriteTo(b, &ipv4.ControlMessage{Src: asked}, to)
+		return err
+	}
+	return read, write
+}
+
+func echo6(conn net.PacketConn) (readFunc, writeFunc) {
+	p := ipv6.NewPacketConn(conn)
+	_ = p.SetControlMessage(ipv6.FlagDst, true)
+	read := func(b []byte) (int, net.IP, net.Addr, error) {
+		n, cm, from, err := p.ReadFrom(b)
+		if cm == nil {
+			return n, nil, from, err
+		}
+		return n, cm.Dst, from, err
+	}
+	write := func(b []byte, asked net.IP, to net.Addr) error {
+		_, err := p.WriteTo(b, &ipv6.ControlMessage{Src: asked}, to)
+		return err
+	}
+	return read, write
 }

@@ -25,7 +25,7 @@ func TestRun(t *testing.T) {
 	p := Pod{Name: "coffee-2", HTTP: listen(), TCP: listen(), UDP: udp}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- Run(ctx, []Pod{p}) }()
+	go func() { done <- Run(ctx, []Pod{p}, nil) }()
 
 	response, err := http.Get("http://" + p.HTTP.Addr().String() + "/coffee?a=b")
 	if err != nil {
@@ -74,7 +74,7 @@ func TestRunError(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = l.Close()
-	if err := Run(t.Context(), []Pod{{Name: "x", HTTP: l, TCP: l, UDP: udp}}); err == nil {
+	if err := Run(t.Context(), []Pod{{Name: "x", HTTP: l, TCP: l, UDP: udp}}, nil); err == nil {
 		t.Error("Run with a closed listener = nil")
 	}
 }

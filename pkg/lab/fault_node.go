@@ -1,0 +1,97 @@
+package lab
+
+import (
+	"net/netip"
+	"strings"
+)
+
+// routed are the datapaths where the node routes to the peer's pods by a route of their own.
+const routed = flannels | colHostGW | colCalico
+
+// nodeDamages are the faults of a node's routes, sysctls and netfilter rules.
+func nodeDamages() []damage {
+	return []damage{
+		{id: "route-missing", summary: "route to the peer's pods is gone", in: routed, leg: onRequest,
+			do: func(w *world) { w.here().dropRoutes(func(r route) bool { return r.dst == w.dst() }) }},
+		{id: "blackhole-route", summary: "route to the peer's pods is a blackhole", in: routed | colUDP, leg: onRequest,
+			do: func(w *world) { w.replaceRoute(w.dst(), route{dst: w.dst(), typ: routeBlackhole}) }},
+		{id: "forward-policy-drop", summary: "policy of chain FORWARD is DROP and nothing accepts pod traffic", side: receiver,
+			in: colVXLAN | colHostGW | colBridge | colUDP | colSvc | colCalico, fits: hasV4, leg: onBoth,
+			do: func(w *world) {
+				if c := w.filter("FORWARD"); c != nil {
+					c.drop, c.rules = true, nil
+				}
+			}},
+		{id: "forward-reject-order", summary: "a later forward chain rejects what an earlier one accepted", side: receiver,
+			in: colVXLAN | colHostGW | colUDP | colCalico, leg: onRequest,
+			do: func(w *world) {
+				w.addTable(w.on.name, familyINet, "firewalld", nftChain{
+					name: "filter_FORWARD", typ: "filter", hook: "forward", priority: 10,
+					rules: []nftRule{{iif: w.entry(), action: actionReject}},
+				})
+			}},
+		{id: "masq-pod-to-pod", summary: "traffic between pods is masqueraded", in: colVXLAN | colHostGW | colCalico, leg: onNone,
+			do: func(w *world) {
+				if c := w.chain("nat", "POSTROUTING"); c != nil {
+					c.rules = append([]nftRule{{
+						src: w.podNet, dst: netip.MustParsePrefix("224.0.0.0/4"), notDst: true, action: actionMasquerade,
+					}}, c.rules...)
+				}
+			}},
+		{id: "ip-forward-off", summary: "net.ipv4.ip_forward is 0", in: colVXLAN | colHostGW | colUDP | colCalico | colCilium, leg: onBoth,
+			do: func(w *world) { w.setForwarding("ipv4") }},
+		{id: "rp-filter-strict", summary: "strict reverse path filter, and the route back leads elsewhere", side: receiver,
+			in: colVXLAN | colCalico, leg: onRequest,
+			do: func(w *world) {
+				w.here().setSysctl("ipv4/conf/all/rp_filter", "1")
+				w.replaceRoute(w.dst(), route{dst: w.dst(), via: w.nextHop(), dev: w.on.uplink})
+			}},
+		{id: "policy-rule-hijack", summary: "a policy rule before main sends everything to the default gateway",
+			in: colVXLAN | colHostGW | colUDP | colCalico, leg: onBoth,
+			do: func(w *world) {
+				p := w.here()
+				p.rules = append(p.rules, rule{pref: 5270, table: 52})
+				p.routes = append(p.routes, route{via: w.on.gateway, dev: w.on.uplink, table: 52})
+			}},
+	}
+}
+
+func hasV4(c *cluster) bool { return c.v4 }
+
+// entry is the device of the node that the peer's packets come in by, as the FORWARD hook sees it.
+func (w *world) entry() string {
+	switch d := w.vtepDev(); {
+	case w.spec.Datapath == FlannelUDP:
+		return tunName
+	case d != "" && w.direct() == "":
+		return d
+	}
+	return w.on.uplink
+}
+
+// direct is the device of the direct route to the peer, if there is one.
+func (w *world) direct() string {
+	if w.spec.Datapath == FlannelHostGW || w.spec.Datapath == FlannelDirectRouting && w.on.lan.Contains(w.peer.ip()) {
+		return w.on.uplink
+	}
+	return ""
+}
+
+// nextHop is the router's way to the peer: the peer, or the gateway where it is in another subnet.
+func (w *world) nextHop() netip.Addr {
+	if w.on.lan.Contains(w.peer.ip()) {
+		return w.peer.ip()
+	}
+	return w.on.gateway
+}
+
+// setForwarding turns forwarding off in all files of a family.
+func (w *world) setForwarding(family string) {
+	p := w.here()
+	for i := range p.sysctls {
+		path := p.sysctls[i].path
+		if strings.HasPrefix(path, family+"/") && (strings.HasSuffix(path, "/forwarding") || path == "ipv4/ip_forward") {
+			p.sysctls[i].value = "0"
+		}
+	}
+}

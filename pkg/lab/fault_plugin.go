@@ -1,0 +1,4 @@
+package lab
+
+// pluginDamages are the faults of single network plugins.
+func pluginDamages() []damage { return nil }

@@ -1,0 +1,4 @@
+package lab
+
+// serviceDamages are the faults of kube-proxy's work.
+func serviceDamages() []damage { return nil }
