@@ -83,10 +83,11 @@ func document003() ([]node, []pod) {
 	return nodes, pods
 }
 
-// planVPC is the fabric: a router that answers ARP for every address of the subnet and knows which ENI
-// has it, also as a secondary one.
+// planVPC is the fabric: a router that answers ARP for every address of the subnet, knows which ENI has it,
+// also as a secondary one, and takes from an ENI only what comes from one of its own.
 func (c *cluster) planVPC() *plan {
 	p := &plan{name: routerName}
+	fabric := nftChain{name: "source-check", typ: "filter", hook: "forward"}
 	for i, n := range c.nodes {
 		first, second := n.hubPort(), n.hubPort()+eniPortSuffix
 		for k, l := range []link{
@@ -95,9 +96,19 @@ func (c *cluster) planVPC() *plan {
 		} {
 			l.kind, l.mtu, l.peerNetns, l.addrs = kindVeth, vpcMTU, n.name, []addr{{prefix: host(vpcGateway)}}
 			p.links = append(p.links, l)
-			p.routes = append(p.routes, c.vpcRoutes(n, k == 1, l.name)...)
+			mac := n.uplinkMAC
+			if k == 1 {
+				mac = n.eni.mac
+			}
+			for _, a := range c.addressesOf(n, k == 1) {
+				p.routes = append(p.routes, route{dst: host(a), src: vpcGateway, dev: l.name, scope: scopeLink})
+				p.neighs = append(p.neighs, neigh{ip: a, mac: mac, dev: l.name})
+				fabric.rules = append(fabric.rules, nftRule{iif: l.name, src: host(a), action: actionAccept})
+			}
+			fabric.rules = append(fabric.rules, nftRule{iif: l.name, action: actionDrop})
 		}
 	}
+	p.tables = []nftTable{{family: familyIPv4, name: "vpc", chains: []nftChain{fabric}}}
 	c.setSysctls(p, "1")
 	for _, l := range p.links {
 		p.setSysctl("ipv4/conf/"+l.name+"/proxy_arp", "1")
@@ -106,8 +117,9 @@ func (c *cluster) planVPC() *plan {
 	return p
 }
 
-// vpcRoutes lead to the addresses of an ENI.
-func (c *cluster) vpcRoutes(n node, second bool, dev string) []route {
+// addressesOf are those of an ENI, the secondary ones too: the fabric sends whatever is for them to the
+// ENI's MAC, without asking.
+func (c *cluster) addressesOf(n node, second bool) []netip.Addr {
 	addresses := []netip.Addr{n.ip(), n.eni.router}
 	if second {
 		addresses = []netip.Addr{n.eni.ip}
@@ -117,11 +129,7 @@ func (c *cluster) vpcRoutes(n node, second bool, dev string) []route {
 			addresses = append(addresses, p.ip())
 		}
 	}
-	var routes []route
-	for _, a := range addresses {
-		routes = append(routes, route{dst: host(a), src: vpcGateway, dev: dev, scope: scopeLink})
-	}
-	return routes
+	return addresses
 }
 
 // planCiliumNode is a node as cilium-agent leaves it in ENI mode.

@@ -18,8 +18,13 @@ import (
 )
 
 // exchange sends something from a namespace and waits for the answer: proto is "icmp", "tcp" or "udp"
-// (echo on the port). It is the kernel that says whether a path works.
+// (echo on the port), or "http". It is the kernel that says whether a path works.
 func exchange(o Options, from, proto string, to netip.AddrPort, patience time.Duration) error {
+	return exchangeFrom(o, from, 0, proto, to, 0, patience)
+}
+
+// exchangeFrom does so from a source port, 0 being any, and with an ICMP message of so many bytes.
+func exchangeFrom(o Options, from string, port int, proto string, to netip.AddrPort, size int, patience time.Duration) error {
 	h, err := netns.Open(o.netnsPath(from))
 	if err != nil {
 		return err
@@ -54,12 +59,21 @@ func exchange(o Options, from, proto string, to netip.AddrPort, patience time.Du
 	if err != nil {
 		return err
 	}
+	if port != 0 {
+		if err := unix.Bind(fd, &unix.SockaddrInet4{Port: port}); err != nil {
+			return err
+		}
+	}
 	if err := retried(func() error { return unix.Connect(fd, sa) }); err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
 	message := []byte("hello")
-	if proto == "icmp" {
+	switch proto {
+	case "icmp":
 		message = echoRequest(to.Addr().Is6())
+		message = append(message, make([]byte, max(size-len(message), 0))...)
+	case "http":
+		message = []byte("GET / HTTP/1.0\r\n\r\n")
 	}
 	if err := retried(func() error { _, err := unix.Write(fd, message); return err }); err != nil {
 		return fmt.Errorf("write: %w", err)
@@ -98,6 +112,9 @@ func answered(fd int, proto string, is6 bool, message []byte) error {
 			return fmt.Errorf("read: %w", err)
 		}
 		got := buf[:n]
+		if proto == "http" && bytes.HasPrefix(got, []byte("HTTP/1.0 200")) {
+			return nil
+		}
 		if proto != "icmp" {
 			if !bytes.Equal(got, message) {
 				return fmt.Errorf("answer %q", got)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // columns are the kinds of path that a fault is about, as the fault catalogue has them.
@@ -56,8 +57,9 @@ type damage struct {
 	side        side
 	in          columns
 	leg         string
-	from, to    string // "": the pods of the path, see world
+	from, to    string // "": the pods of the path
 	fits        func(c *cluster) bool
+	two         bool // needs two pods on the node
 	do          func(w *world)
 }
 
@@ -75,6 +77,13 @@ const (
 	onReply   = "reply"
 	onBoth    = "both"
 	onNone    = "none"
+	onLarge   = "large"
+)
+
+// Placeholders of damage.from and damage.to.
+const (
+	placePod  = "POD" // the pod of the path on the node that the fault is put on
+	placeNode = "ON"  // the address of that node; a port may follow
 )
 
 // world is the lab that a fault changes: the plans of all of it, the node that it is put on, and
@@ -135,8 +144,14 @@ func (c *cluster) podOn(n node) pod {
 func (d damage) describe(c *cluster) Fault {
 	on, _, _ := d.place(c, "")
 	f := Fault{ID: d.id, Summary: d.summary, Node: on.name, Leg: d.leg, From: d.from, To: d.to, Datapaths: d.datapaths()}
-	if f.From == "" {
+	switch f.From {
+	case "":
 		f.From = c.podOn(c.nodes[0]).name
+	case placePod:
+		f.From = c.podOn(on).name
+	}
+	if rest, ok := strings.CutPrefix(f.To, placeNode); ok {
+		f.To = on.ip().String() + rest
 	}
 	if f.To == "" {
 		f.To = c.podOn(d.far(c)).name
@@ -228,6 +243,9 @@ func (c *cluster) findDamage(id, name string) (d damage, on, peer node, err erro
 		return d, on, peer, fmt.Errorf("fault %q in %s: %w", id, c.spec.Datapath, ErrUnfit)
 	}
 	on, peer, err = d.place(c, name)
+	if err == nil && d.two && len(c.podsOn(on)) < 2 {
+		err = fmt.Errorf("fault %q on %s, which has one pod: %w", id, on.name, ErrUnfit)
+	}
 	return d, on, peer, err
 }
 

@@ -53,6 +53,68 @@ func nodeDamages() []damage {
 				p.rules = append(p.rules, rule{pref: 5270, table: 52})
 				p.routes = append(p.routes, route{via: w.on.gateway, dev: w.on.uplink, table: 52})
 			}},
+		{id: "routing-loop", summary: "the node routes its own pods' range back to the peer", side: receiver, in: colVXLAN | colHostGW | colCalico, leg: onBoth,
+			do: func(w *world) { w.loop() }},
+		{id: "direct-route-lost", summary: "the routes to all nodes' pods went with a flap of the uplink; the default route came back", in: colHostGW | colDirect, leg: onRequest,
+			do: func(w *world) {
+				w.here().dropRoutes(func(r route) bool { return r.dev == w.on.uplink && r.dst.IsValid() && r.via.IsValid() })
+			}},
+		{id: "nexthop-stale", summary: "the route to the peer's pods leads to the address that its node had before", in: colHostGW | colDirect, leg: onRequest,
+			do: func(w *world) {
+				w.replaceRoute(w.dst(), route{dst: w.dst(), via: w.deadHost(), dev: w.on.uplink})
+			}},
+		{id: "iptables-backend-split", summary: "legacy iptables has a FORWARD policy of DROP beside the rules of iptables-nft", side: receiver,
+			in: colVXLAN | colBridge | colSvc, fits: hasV4, leg: onBoth,
+			do: func(w *world) { w.here().legacy = "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n" }},
+		{id: "netpol-drop", summary: "a network policy's rule drops what is for the pod", side: receiver,
+			in: colVXLAN | colHostGW | colBridge | colUDP | colSvc | colCalico, leg: onRequest,
+			do: func(w *world) {
+				if c := w.filter("FORWARD"); c != nil {
+					drop := nftRule{dst: host(w.podIP(w.on)), action: actionDrop, comment: "KUBE-POD-FW: no policy allows it"}
+					c.rules = append([]nftRule{drop}, c.rules...)
+				}
+			}},
+		{id: "pmtu-icmp-blocked", summary: "pods have an MTU of 1500, and the node's ICMP that says what fits is dropped", in: colVXLAN, leg: onLarge,
+			do: func(w *world) { w.blockPMTU() }},
+		{id: "pod-to-node-input-drop", summary: "the node drops what its own pods send to it", in: colBridge, leg: onRequest, from: placePod, to: placeNode,
+			do: func(w *world) {
+				if c := w.filter("INPUT"); c != nil {
+					c.rules = append(c.rules, nftRule{iif: bridgeName, action: actionDrop})
+				}
+			}},
+		{id: "v6-forward-off", summary: "net.ipv6.conf.all.forwarding is 0", in: colV6, leg: onBoth,
+			do: func(w *world) { w.setForwarding("ipv6") }},
+		{id: "v6-fw-drop", summary: "policy of ip6tables' chain FORWARD is DROP and nothing accepts pod traffic", side: receiver, in: colV6, leg: onBoth,
+			do: func(w *world) {
+				if c := w.filter("FORWARD"); c != nil {
+					c.drop, c.rules = true, nil
+				}
+			}},
+	}
+}
+
+// loop sends what is for the node's own pods to the peer, which sends it back.
+func (w *world) loop() {
+	p, own := w.here(), rangeOf(w.on.podCIDRs, w.is6)
+	back := route{dst: own, via: w.peer.vtep(w.is6), dev: w.vtepDev(), onlink: true}
+	if dev := w.direct(); dev != "" {
+		back = route{dst: own, via: w.peer.ip(), dev: dev}
+	}
+	p.dropRoutes(func(r route) bool { return r.dst.IsValid() && own.Contains(r.dst.Addr()) })
+	p.routes = append(p.routes, back)
+	w.editLink(p.name, bridgeName, func(l *link) { l.addrs = nil })
+}
+
+// blockPMTU gives the node's pods, veths and bridge the uplink's MTU.
+func (w *world) blockPMTU() {
+	p := w.here()
+	w.editLink(p.name, bridgeName, func(l *link) { l.mtu = w.uplinkMTU() })
+	for _, pod := range w.podsOn(w.on) {
+		w.editLink(p.name, pod.hostVeth, func(l *link) { l.mtu = w.uplinkMTU() })
+		w.editLink(pod.name, "eth0", func(l *link) { l.mtu = w.uplinkMTU() })
+	}
+	if c := w.filter("OUTPUT"); c != nil {
+		c.rules = append(c.rules, nftRule{icmp: &icmpType{3, 4}, action: actionDrop}) // RFC 792: fragmentation needed
 	}
 }
 

@@ -34,5 +34,40 @@ func podDamages() []damage {
 				p := w.here()
 				p.neighs = append(p.neighs, neigh{ip: w.podIP(w.on), mac: "02:de:ad:00:00:01", dev: bridgeName})
 			}},
+		{id: "duplicate-pod-ip", summary: "another pod of the node has the pod's address too, and the node has learnt its MAC", in: colBridge, two: true,
+			fits: hasV4, leg: onRequest, from: "coffee-2", to: "coffee-1",
+			do: func(w *world) { w.duplicateIP() }},
+		{id: "tc-bpf-drop", summary: "a tc program at the pod's host end drops what is for the peer's pod", fits: hasV4,
+			in: colBridge | colCalico | colCilium, leg: onRequest,
+			do: func(w *world) {
+				w.editLink(w.on.name, w.podOn(w.on).hostVeth, func(l *link) {
+					prog := program{name: "edr.o:[filter]"}
+					if l.ingress != nil {
+						prog = *l.ingress
+					}
+					prog.drop = of(w.podOn(w.peer).ips, false)
+					l.ingress = &prog
+				})
+			}},
 	}
+}
+
+// duplicateIP gives the second pod of the node the address of the first.
+func (w *world) duplicateIP() {
+	pods := w.podsOn(w.on)
+	first, second := pods[0], pods[1]
+	p := w.get(second.name)
+	w.editLink(p.name, "eth0", func(l *link) {
+		for i, a := range l.addrs {
+			if a.prefix.Addr() == second.ip() {
+				l.addrs[i].prefix = netip.PrefixFrom(first.ip(), a.prefix.Bits())
+			}
+		}
+	})
+	for i := range p.routes {
+		if p.routes[i].src == second.ip() {
+			p.routes[i].src = first.ip()
+		}
+	}
+	w.here().neighs = append(w.here().neighs, neigh{ip: first.ip(), mac: second.mac, dev: bridgeName, stale: true})
 }

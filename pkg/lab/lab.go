@@ -112,8 +112,8 @@ type Fault struct {
 	From string `json:"from"`
 	To   string `json:"to"`
 	// Leg is the direction of From → To that breaks with the fault on Node: "request" or "reply", and,
-	// between pods, then it is the other one with the fault on the other node; "both"; or "none" where
-	// nothing is lost.
+	// between pods, then it is the other one with the fault on the other node; "both"; "large" where only
+	// packets of the pods' MTU are lost; or "none".
 	Leg string `json:"leg"`
 }
 
