@@ -26,11 +26,19 @@ func (c *command) partial() bool {
 }
 
 // splitWords cuts a command line as a shell does, as far as quotes go. ops are the operators it ends at.
-func splitWords(s string) (out []string, rest string) {
+func splitWords(s string) (out []string, rest string) { return splitAt(s, "|;>&") }
+
+// splitAt is splitWords with operators of the caller's.
+func splitAt(s, ops string) (out []string, rest string) {
 	var cur strings.Builder
-	quoteChar, in := rune(0), false
+	quoteChar, in, escaped := rune(0), false, false
 	for i, r := range s {
 		switch {
+		case escaped:
+			cur.WriteRune(r)
+			escaped = false
+		case r == '\\' && quoteChar != '\'':
+			escaped, in = true, true
 		case quoteChar != 0:
 			if r == quoteChar {
 				quoteChar = 0
@@ -39,7 +47,7 @@ func splitWords(s string) (out []string, rest string) {
 			}
 		case r == '\'' || r == '"':
 			quoteChar, in = r, true
-		case r == '|' || r == ';' || r == '>' || r == '&':
+		case strings.ContainsRune(ops, r):
 			if in {
 				out = append(out, cur.String())
 			}

@@ -158,7 +158,7 @@ var neighStates = map[string]tables.NeighState{
 }
 
 func (p *ipNeigh) line(l line) bool {
-	w := wordsOf(l.text)
+	w := wordsOf(strings.Replace(l.text, "probes", " probes", 1)) // ip -s leaves the space out
 	n := tables.Neigh{IP: parseIP(w.next()), Index: p.dev(p.opts.dev), Proxy: p.opts.proxy}
 	if !n.IP.IsValid() || len(w) == 0 && p.opts.dev == "" {
 		return false

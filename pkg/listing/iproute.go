@@ -70,7 +70,7 @@ func protocol(s string) uint8 {
 }
 
 func (p *ipRoute) line(l line) bool {
-	w := wordsOf(l.text)
+	w := wordsOf(strings.ReplaceAll(l.text, `\`, " ")) // ip -o writes it for the end of a line
 	switch first := w.peek(); {
 	case first == "nexthop" && p.last != nil:
 		w.next()
@@ -159,7 +159,6 @@ func (p *ipRoute) attributes(l line, r *tables.Route, w words) {
 		}
 		r.NextHops = append(r.NextHops, h)
 	}
-	// the kernel keeps a scope of its own for IPv6 and prints none
 }
 
 // Flags of rtnetlink(7) that a route has as its only next hop has them.
@@ -282,20 +281,10 @@ func (p *ipRoute) seen4Other() bool {
 }
 
 func (p *ipRoute) end() {
-	for i := range p.routes {
-		finishRoute(&p.routes[i].v)
-	}
 	if p.opts.limited || p.opts.dev != "" || len(p.cut) > 0 {
 		return
 	}
 	coverRoutes(p.facts, p.opts, p.table, p.all)
-}
-
-// finishRoute adds what iproute2 leaves out because it follows from the rest.
-func finishRoute(r *tables.Route) {
-	if r.NexthopID != 0 && leadsNowhere(r.Type) { // shown by the type of its nexthop object
-		r.Type = tables.RouteUnicast
-	}
 }
 
 func coverRoutes(f *facts, o listOptions, table uint32, all bool) {

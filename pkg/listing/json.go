@@ -132,7 +132,7 @@ func (j *jsonRows) element(l line, e json.RawMessage) error {
 	case has("id", "flags"), has("id", "blackhole"), has("id", "group"):
 		j.kind(kindIPNexthop)
 		return j.nexthopRow(l, e)
-	case has("dst") && (has("lladdr") || has("state")):
+	case has("dst") && (has("lladdr") || has("state") || has("proxy") || j.Kind == kindIPNeigh):
 		j.kind(kindIPNeigh)
 		return j.neighRow(l, e)
 	case has("dst"):

@@ -130,7 +130,10 @@ func (k *jsonLink) set(n *tables.Link, whole bool) {
 	if !whole {
 		return
 	}
-	n.Qdisc, n.OperState, n.Alias = k.Qdisc, strings.ToLower(k.OperState), k.Alias
+	n.Qdisc, n.OperState = k.Qdisc, strings.ToLower(k.OperState)
+	if k.Alias != "" { // ip -j addr has none
+		n.Alias = k.Alias
+	}
 	n.MAC, n.HardwareTy = parseMAC(k.Address), hardwareTypes[k.Type]
 	if n.HardwareTy == 0 {
 		n.HardwareTy = number[uint16](strings.Trim(k.Type, "[]"))
@@ -348,7 +351,6 @@ func (j *jsonRows) routeRow(l line, e json.RawMessage) error {
 	for _, f := range d.Flags {
 		r.Flags |= map[string]uint32{"offload": 8, "trap": 64}[f]
 	}
-	finishRoute(&r)
 	j.routes = append(j.routes, fact[tables.Route]{j.at(l), r})
 	return nil
 }

@@ -2,6 +2,7 @@ package listing
 
 import (
 	"bytes"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -67,7 +68,21 @@ type page struct {
 	tries   int  // JSON documents that turned out to be none
 }
 
+var ansi = regexp.MustCompile("\x1b\\[[0-9;]*[A-Za-z]")
+
+// clean takes away what copying from terminals and web pages leaves: colours, hard and wide spaces.
+func clean(b []byte) []byte {
+	for _, s := range []string{"\u00a0", "\u3000", "\u2003", "\u2002"} {
+		b = bytes.ReplaceAll(b, []byte(s), []byte(" "))
+	}
+	for _, s := range []string{"\u200b", "\ufeff"} {
+		b = bytes.ReplaceAll(b, []byte(s), nil)
+	}
+	return ansi.ReplaceAll(b, nil)
+}
+
 func newPage(c *collector, in Input) *page {
+	in.Text = clean(in.Text)
 	p := &page{in: in, col: c}
 	at, text := 0, in.Text
 	for no := 1; len(text) > 0; no++ {
@@ -144,7 +159,7 @@ func (p *page) other(l line, text string) {
 	case startsCommand(text) && strings.Contains(text, " "):
 		p.close()
 		p.command(text, l)
-	case kind != "" && (p.cur == nil || p.skip || kind != p.block.Kind || p.blank):
+	case kind != "" && (p.cur == nil || p.skip || p.blank || p.block.cmd.text == "" && kind != p.block.Kind):
 		p.close()
 		p.open(kind, command{}, nil, listOptions{}, l)
 		if p.cur.line(l) {

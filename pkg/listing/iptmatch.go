@@ -1,0 +1,470 @@
+package listing
+
+import (
+	"bytes"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/podtrace/podtrace/pkg/netfilter"
+)
+
+// matchExprs turns one match into expressions. Options that the model has no place for make it unknown, and
+// it prints itself.
+func matchExprs(name string, opts []option, text string) []netfilter.Expr {
+	unknown := []netfilter.Expr{{Op: netfilter.OpUnknown, Text: text}}
+	f, ok := iptMatches[name]
+	if !ok {
+		return unknown
+	}
+	es := f(opts)
+	if len(es) == 0 {
+		return unknown
+	}
+	es[0].Text = text
+	if es[0].Op == netfilter.OpAssume {
+		es[0].Text += " (taken as within)"
+	}
+	return es
+}
+
+var iptMatches = map[string]func([]option) []netfilter.Expr{
+	"comment": always(netfilter.OpPass), "limit": always(netfilter.OpAssume), "hashlimit": always(netfilter.OpAssume),
+	"statistic": always(netfilter.OpStatistic),
+	"tcp":       portsMatch, "udp": portsMatch, "udplite": portsMatch, "sctp": portsMatch, "dccp": portsMatch, "multiport": multiportMatch,
+	"icmp": icmpMatch, "icmp6": icmpMatch, "ipv6-icmp": icmpMatch, "icmpv6": icmpMatch,
+	"conntrack": stateMatch, "state": stateMatch,
+	"mark": func(o []option) []netfilter.Expr { return markMatch(netfilter.OpMark, o) },
+	"connmark": func(o []option) []netfilter.Expr {
+		return markMatch(netfilter.OpConnmark, o)
+	},
+	"addrtype": addrtypeMatch, "physdev": physdevMatch, "mac": macMatch, "iprange": rangeMatch, "length": lengthMatch,
+	"ttl": ttlMatch, "hl": ttlMatch, "rpfilter": rpfilterMatch,
+}
+
+func always(op netfilter.Op) func([]option) []netfilter.Expr {
+	return func([]option) []netfilter.Expr { return []netfilter.Expr{{Op: op}} }
+}
+
+// portList reads "53,1000:2000", and ranges that are open at one end.
+func portList(s string) (out [][2]uint16, ok bool) {
+	for part := range strings.SplitSeq(s, ",") {
+		lo, hi, isRange := strings.Cut(part, ":")
+		r := [2]uint16{0, 0xffff}
+		for i, v := range []string{lo, hi} {
+			if v == "" {
+				continue
+			}
+			n, err := strconv.ParseUint(v, 10, 16)
+			if err != nil {
+				return nil, false
+			}
+			r[i] = uint16(n)
+		}
+		if !isRange {
+			r[1] = r[0]
+		}
+		out = append(out, r)
+	}
+	return out, true
+}
+
+// portsMatch is -m tcp and -m udp. Ports and TCP flags are an expression each.
+func portsMatch(opts []option) []netfilter.Expr {
+	m := &netfilter.Match{}
+	out := []netfilter.Expr{{Op: netfilter.OpPorts, Tuple: m}}
+	ok := true
+	for _, o := range opts {
+		switch o.key {
+		case "sport", "source-port":
+			m.SPorts, ok = portList(o.val())
+			m.NotSPorts = o.not
+		case "dport", "destination-port":
+			m.DPorts, ok = portList(o.val())
+			m.NotDPorts = o.not
+		case "tcp-flags":
+			if len(o.vals) != 2 {
+				return nil
+			}
+			out = append(out, netfilter.Expr{Op: netfilter.OpTCPFlags, Invert: o.not, Data: []byte{tcpFlags(o.vals[0]), tcpFlags(o.vals[1])}})
+		case "syn":
+			out = append(out, netfilter.Expr{Op: netfilter.OpTCPFlags, Invert: o.not, Data: []byte{tcpFlags("FIN,SYN,RST,ACK"), tcpFlags("SYN")}})
+		default:
+			return nil
+		}
+		if !ok {
+			return nil
+		}
+	}
+	if len(out) > 1 && len(m.SPorts)+len(m.DPorts) == 0 {
+		return out[1:]
+	}
+	return out
+}
+
+func tcpFlags(s string) (out byte) {
+	names := map[string]byte{"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ALL": 0x3f}
+	for f := range strings.SplitSeq(s, ",") {
+		out |= names[strings.ToUpper(f)]
+	}
+	return out
+}
+
+func multiportMatch(opts []option) []netfilter.Expr {
+	if len(opts) != 1 {
+		return nil
+	}
+	list, ok := portList(opts[0].val())
+	if !ok {
+		return nil
+	}
+	m := &netfilter.Match{NotSPorts: opts[0].not, NotDPorts: opts[0].not}
+	switch opts[0].key {
+	case "sports", "source-ports":
+		m.SPorts = list
+	case "dports", "destination-ports":
+		m.DPorts = list
+	case "ports":
+		m.Either = list
+	default:
+		return nil
+	}
+	return []netfilter.Expr{{Op: netfilter.OpPorts, Tuple: m}}
+}
+
+// icmpMatch: type and the codes from and to; type 255 is any.
+func icmpMatch(opts []option) []netfilter.Expr {
+	if len(opts) != 1 || opts[0].key != "icmp-type" && opts[0].key != "icmpv6-type" {
+		return nil
+	}
+	typ, code, hasCode := strings.Cut(opts[0].val(), "/")
+	data := []byte{0xff, 0, 0xff}
+	switch {
+	case typ == "any":
+	case !isNumber(typ):
+		return nil
+	default:
+		data[0] = number[uint8](typ)
+	}
+	if hasCode {
+		data[1] = number[uint8](code)
+		data[2] = data[1]
+	}
+	return []netfilter.Expr{{Op: netfilter.OpICMP, Data: data, Invert: opts[0].not}}
+}
+
+// Bits of xt_conntrack.h and of enum ip_conntrack_status.
+var (
+	ctStates   = map[string]uint32{"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "SNAT": 1 << 6, "DNAT": 1 << 7, "UNTRACKED": 1 << 8}
+	ctStatuses = map[string]uint32{"NONE": 0, "EXPECTED": 1, "SEEN_REPLY": 2, "ASSURED": 4, "CONFIRMED": 8}
+)
+
+func bitsOf(names map[string]uint32, s string) (out uint32, ok bool) {
+	for f := range strings.SplitSeq(s, ",") {
+		v, known := names[f]
+		if !known {
+			return 0, false
+		}
+		out |= v
+	}
+	return out, true
+}
+
+func flagByte(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func stateMatch(opts []option) []netfilter.Expr {
+	e := netfilter.Expr{Op: netfilter.OpState, Data: []byte{0, 0, 0}}
+	ok := len(opts) > 0
+	for _, o := range opts {
+		switch o.key {
+		case "ctstate", "state":
+			e.Flags, ok = bitsOf(ctStates, o.val())
+			e.Data[0] = flagByte(o.not)
+		case "ctstatus":
+			e.Mod, ok = bitsOf(ctStatuses, o.val())
+			e.Data[1] = flagByte(o.not)
+		case "ctdir":
+			e.Dir = 1
+			e.Data[2] = flagByte(o.val() == "REPLY")
+		default:
+			return nil
+		}
+		if !ok {
+			return nil
+		}
+	}
+	return []netfilter.Expr{e}
+}
+
+// valueMask reads VALUE or VALUE/MASK.
+func valueMask(s string) (v, mask uint32) {
+	a, b, ok := strings.Cut(s, "/")
+	v, mask = number[uint32](a), ^uint32(0)
+	if ok {
+		mask = number[uint32](b)
+	}
+	return v, mask
+}
+
+func markMatch(op netfilter.Op, opts []option) []netfilter.Expr {
+	if len(opts) != 1 || opts[0].key != "mark" {
+		return nil
+	}
+	v, mask := valueMask(opts[0].val())
+	return []netfilter.Expr{{Op: op, Mod: v, Flags: mask, Invert: opts[0].not}}
+}
+
+// addrTypes are the bits of RTN_* by the names of xt_addrtype.
+var addrTypes = map[string]uint32{
+	"UNSPEC": 1, "UNICAST": 1 << 1, "LOCAL": 1 << 2, "BROADCAST": 1 << 3, "ANYCAST": 1 << 4, "MULTICAST": 1 << 5,
+	"BLACKHOLE": 1 << 6, "UNREACHABLE": 1 << 7, "PROHIBIT": 1 << 8,
+}
+
+func addrtypeMatch(opts []option) []netfilter.Expr {
+	e := netfilter.Expr{Op: netfilter.OpAddrtype, Data: []byte{0, 0}}
+	ok := true
+	for _, o := range opts {
+		switch o.key {
+		case "src-type":
+			e.Flags, ok = bitsOf(addrTypes, o.val())
+			e.Data[0] = flagByte(o.not)
+		case "dst-type":
+			e.Mod, ok = bitsOf(addrTypes, o.val())
+			e.Data[1] = flagByte(o.not)
+		case "limit-iface-in":
+			e.Key = "iface-in"
+		case "limit-iface-out":
+			e.Key = "iface-out"
+		default:
+			return nil
+		}
+		if !ok {
+			return nil
+		}
+	}
+	return []netfilter.Expr{e}
+}
+
+// physdevMatch: the bits are XT_PHYSDEV_OP_*.
+func physdevMatch(opts []option) []netfilter.Expr {
+	bits := map[string]byte{"physdev-in": 1, "physdev-out": 2, "physdev-is-bridged": 4, "physdev-is-in": 8, "physdev-is-out": 16}
+	m := &netfilter.Match{}
+	var set, inv byte
+	for _, o := range opts {
+		bit, ok := bits[o.key]
+		if !ok {
+			return nil
+		}
+		set |= bit
+		if o.not {
+			inv |= bit
+		}
+		switch bit {
+		case 1:
+			m.In, m.NotIn = o.val(), o.not
+		case 2:
+			m.Out, m.NotOut = o.val(), o.not
+		}
+	}
+	return []netfilter.Expr{{Op: netfilter.OpPhysdev, Tuple: m, Flags: uint32(set), Data: []byte{inv}}}
+}
+
+func macMatch(opts []option) []netfilter.Expr {
+	if len(opts) != 1 || opts[0].key != "mac-source" || !isMAC(opts[0].val()) {
+		return nil
+	}
+	mac := parseMAC(opts[0].val())
+	return []netfilter.Expr{{Op: netfilter.OpMAC, Data: bytes.Clone(mac[:]), Invert: opts[0].not}}
+}
+
+func rangeMatch(opts []option) (out []netfilter.Expr) {
+	for _, o := range opts {
+		lo, hi, ok := strings.Cut(o.val(), "-")
+		if !ok {
+			hi = lo
+		}
+		a, b := parseIP(lo), parseIP(hi)
+		key := map[string]string{"src-range": "src", "dst-range": "dst"}[o.key]
+		if key == "" || !a.IsValid() || !b.IsValid() {
+			return nil
+		}
+		out = append(out, netfilter.Expr{Op: netfilter.OpIPRange, Key: key, Data: a.AsSlice(), DataEnd: b.AsSlice(), Invert: o.not})
+	}
+	return out
+}
+
+func lengthMatch(opts []option) []netfilter.Expr {
+	if len(opts) != 1 || opts[0].key != "length" {
+		return nil
+	}
+	r, ok := portList(opts[0].val())
+	if !ok || len(r) != 1 {
+		return nil
+	}
+	return []netfilter.Expr{{Op: netfilter.OpLength, Offset: uint32(r[0][0]), Len: uint32(r[0][1]), Invert: opts[0].not}}
+}
+
+// ttlMatch: the modes are IPT_TTL_* and IP6T_HL_*.
+func ttlMatch(opts []option) []netfilter.Expr {
+	if len(opts) != 1 {
+		return nil
+	}
+	o := opts[0]
+	modes := map[string]uint32{"eq": 0, "ne": 1, "lt": 2, "gt": 3}
+	_, word, _ := strings.Cut(o.key, "-")
+	mode, ok := modes[word]
+	if !ok {
+		return nil
+	}
+	if o.not && mode == 0 {
+		mode = 1
+	}
+	return []netfilter.Expr{{Op: netfilter.OpTTL, Flags: mode, Mod: number[uint32](o.val())}}
+}
+
+func rpfilterMatch(opts []option) []netfilter.Expr {
+	bits := map[string]uint32{"loose": 1, "validmark": 2, "accept-local": 4, "invert": 8}
+	e := netfilter.Expr{Op: netfilter.OpRPFilter}
+	for _, o := range opts {
+		bit, ok := bits[o.key]
+		if !ok {
+			return nil
+		}
+		e.Flags |= bit
+	}
+	e.Invert = e.Flags&8 != 0
+	return []netfilter.Expr{e}
+}
+
+// targetExprs turns the target into expressions: a verdict, an extension, or a jump to a chain.
+func targetExprs(name string, opts []option, text string) []netfilter.Expr {
+	one := func(e netfilter.Expr) []netfilter.Expr {
+		e.Text = text
+		return []netfilter.Expr{e}
+	}
+	verdicts := map[string]netfilter.JumpCode{
+		"ACCEPT": netfilter.JumpAccept, "DROP": netfilter.JumpDrop, "RETURN": netfilter.JumpReturn, "QUEUE": netfilter.JumpQueue,
+		"NFQUEUE": netfilter.JumpQueue,
+	}
+	if v, ok := verdicts[name]; ok {
+		return one(netfilter.Expr{Op: netfilter.OpVerdict, Jump: &netfilter.Jump{Code: v}})
+	}
+	switch name {
+	case "REJECT":
+		return one(netfilter.Expr{Op: netfilter.OpReject})
+	case "LOG", "NFLOG", "ULOG", "TRACE", "CHECKSUM", "TCPMSS", "AUDIT", "TOS", "DSCP", "CLASSIFY", "RATEEST", "HL", "TTL":
+		return one(netfilter.Expr{Op: netfilter.OpPass})
+	case "NOTRACK":
+		return one(netfilter.Expr{Op: netfilter.OpNotrack})
+	case "CT":
+		for _, o := range opts {
+			if o.key == "notrack" {
+				return one(netfilter.Expr{Op: netfilter.OpNotrack})
+			}
+		}
+		return one(netfilter.Expr{Op: netfilter.OpPass})
+	case "MARK", "CONNMARK":
+		if e, ok := setMark(name, opts); ok {
+			return one(e)
+		}
+	case "DNAT", "SNAT", "MASQUERADE", "REDIRECT":
+		if n, ok := natTarget(name, opts); ok {
+			return one(netfilter.Expr{Op: netfilter.OpNAT, NAT: n})
+		}
+	case "TPROXY", "SET", "NETMAP", "CLUSTERIP", "IDLETIMER", "TEE", "SYNPROXY", "SECMARK", "CONNSECMARK", "NETFLOW", "HMARK", "ECN", "DNPT", "SNPT", "LED":
+	default:
+		return one(netfilter.Expr{Op: netfilter.OpVerdict, Jump: &netfilter.Jump{Code: netfilter.JumpJump, Chain: name}})
+	}
+	return one(netfilter.Expr{Op: netfilter.OpUnknown})
+}
+
+// setMark is MARK and CONNMARK: mark = mark & ^mask ^ value.
+func setMark(name string, opts []option) (netfilter.Expr, bool) {
+	e := netfilter.Expr{Op: netfilter.OpSetMark}
+	if name == "CONNMARK" {
+		e.Key = "ct"
+	}
+	nf, ct := ^uint32(0), ^uint32(0)
+	moved := false
+	for _, o := range opts {
+		v, mask := valueMask(o.val())
+		switch o.key {
+		case "set-xmark":
+			e.Data, e.DataEnd = native32(mask), native32(v)
+		case "set-mark":
+			e.Data, e.DataEnd = native32(mask|v), native32(v)
+		case "and-mark":
+			e.Data, e.DataEnd = native32(^v), native32(0)
+		case "or-mark":
+			e.Data, e.DataEnd = native32(v), native32(v)
+		case "xor-mark":
+			e.Data, e.DataEnd = native32(0), native32(v)
+		case "save-mark", "restore-mark":
+			e.Key, moved = strings.TrimSuffix(o.key, "-mark"), true
+		case "nfmask":
+			nf = v
+		case "ctmask":
+			ct = v
+		case "mask":
+			nf, ct = v, v
+		default:
+			return e, false
+		}
+	}
+	if moved {
+		e.Data, e.DataEnd = native32(ct), native32(nf)
+	}
+	return e, len(e.Data) == 4
+}
+
+// natTarget reads "--to-destination 10.0.0.1:6443"; of a range the first stands for all.
+func natTarget(name string, opts []option) (*netfilter.NAT, bool) {
+	n := &netfilter.NAT{Kind: strings.ToLower(name)}
+	for _, o := range opts {
+		switch o.key {
+		case "to-destination", "to-source":
+			if n.AddrMin.IsValid() || n.PortMin != 0 {
+				return nil, false // several destinations, of old kernels
+			}
+			var ok bool
+			if n.AddrMin, n.PortMin, ok = natAddr(o.val()); !ok {
+				return nil, false
+			}
+		case "to-ports":
+			p, _, _ := strings.Cut(o.val(), "-")
+			n.PortMin = number[uint16](p)
+		case "random", "random-fully", "persistent":
+		default:
+			return nil, false
+		}
+	}
+	return n, true
+}
+
+// natAddr reads ADDR, ADDR-ADDR, ADDR:PORT, ADDR:PORT-PORT, [ADDR]:PORT and :PORT.
+func natAddr(s string) (a netip.Addr, port uint16, ok bool) {
+	addr, ports := s, ""
+	switch {
+	case strings.HasPrefix(s, "["):
+		end := strings.IndexByte(s, ']')
+		if end < 0 {
+			return a, 0, false
+		}
+		addr, ports = s[1:end], strings.TrimPrefix(s[end+1:], ":")
+	case strings.Count(s, ":") == 1:
+		addr, ports, _ = strings.Cut(s, ":")
+	}
+	addr, _, _ = strings.Cut(addr, "-")
+	ports, _, _ = strings.Cut(ports, "-")
+	if addr != "" {
+		if a = parseIP(addr); !a.IsValid() {
+			return a, 0, false
+		}
+	}
+	return a, number[uint16](ports), addr != "" || ports != ""
+}
