@@ -28,6 +28,7 @@ func assemble(c *collector) *Listing {
 	for _, b := range builders {
 		b.infer(&c.kube)
 		b.finish()
+		b.leftovers(c.kube.inv.Nodes)
 		b.cite(l.origins)
 	}
 	for _, f := range c.blocks {

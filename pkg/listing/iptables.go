@@ -200,6 +200,9 @@ func ruleOf(w []string) netfilter.Rule {
 		}
 		at = end
 	}
+	if !slices.Contains(w, "-j") && !slices.Contains(w, "-g") { // counts, and falls through to the next rule
+		r.Exprs = append(r.Exprs, netfilter.Expr{Op: netfilter.OpPass})
+	}
 	return r
 }
 
