@@ -11,9 +11,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/gopacket/gopacket"
-	"github.com/gopacket/gopacket/layers"
-	"github.com/gopacket/gopacket/pcapgo"
+	"github.com/podtrace/podtrace/pkg/ether"
+	"github.com/podtrace/podtrace/pkg/pcapfile"
 )
 
 // corpusDir gives the folder of captures with tshark's answers, which is no part of the repository.
@@ -29,47 +28,26 @@ func corpusDir(t *testing.T) string {
 	return dir
 }
 
-type packet struct {
-	data    []byte
-	time    int64 // ns since the epoch
-	wireLen int
-	link    layers.LinkType
-}
-
-// readCapture gives the packets up to the first error: some containers are broken on purpose.
-func readCapture(b []byte) []packet {
-	var out []packet
-	if ng, err := pcapgo.NewNgReader(bytes.NewReader(b), pcapgo.NgReaderOptions{WantMixedLinkType: true}); err == nil {
-		for {
-			data, ci, err := ng.ReadPacketData()
-			if err != nil {
-				return out
-			}
-			link := ng.LinkType()
-			if i, err := ng.Interface(ci.InterfaceIndex); err == nil {
-				link = i.LinkType
-			}
-			out = append(out, packet{data, ci.Timestamp.UnixNano(), ci.Length, link})
-		}
-	}
-	r, err := pcapgo.NewReader(bytes.NewReader(b))
+// readCapture gives the packets up to the first damage: some containers are broken on purpose.
+func readCapture(t *testing.T, path string) []pcapfile.Record {
+	t.Helper()
+	r, err := pcapfile.Open(path)
 	if err != nil {
-		return nil
+		t.Fatal(err)
 	}
-	for {
-		var data []byte
-		var ci gopacket.CaptureInfo
-		if data, ci, err = r.ReadPacketData(); err != nil {
-			return out
-		}
-		out = append(out, packet{data, ci.Timestamp.UnixNano(), ci.Length, r.LinkType()})
+	defer r.Close()
+	var out []pcapfile.Record
+	for rec := (pcapfile.Record{}); r.Next(&rec) == nil; {
+		rec.Data = bytes.Clone(rec.Data)
+		out = append(out, rec)
 	}
+	return out
 }
 
 // is reports whether the oracle's captured and original length and time are this packet's.
-func (p packet) is(capLen, wireLen, epoch string) bool {
-	return strconv.Itoa(len(p.data)) == capLen && strconv.Itoa(p.wireLen) == wireLen &&
-		fmt.Sprintf("%d.%09d", p.time/1e9, p.time%1e9) == epoch
+func is(p *pcapfile.Record, capLen, wireLen, epoch string) bool {
+	return strconv.Itoa(len(p.Data)) == capLen && strconv.Itoa(p.OrigLen) == wireLen &&
+		fmt.Sprintf("%d.%09d", p.Time/1e9, p.Time%1e9) == epoch
 }
 
 // explained are the frames on which tshark and this decoder differ on purpose.
@@ -81,6 +59,8 @@ var explained = map[string]bool{
 	// A broken container: tshark guesses a variant of pcap with eight more bytes a record, and so
 	// reads the frame eight bytes later.
 	"suricata-verify--bug-6875-01-fuzz.pcap/1": true,
+	// A packet of 0x20 bytes all over: the UDP length is wrong, so there is no VXLAN header to read.
+	"pcapplusplus--cf-6185045124251648.cap/1": true,
 	// The inner IPv4 header is 16 bytes long and ends the packet: no header.
 	"pcapflowlab--08_vxlan_truncated_inner_ipv4.pcap/1": true,
 }
@@ -111,15 +91,16 @@ func readRows(t *testing.T, path string) []row {
 	return rows
 }
 
-func decodePacket(p packet, f *Frame) bool {
-	switch p.link {
-	case layers.LinkTypeEthernet:
-		decoder.Decode(p.data, p.wireLen, f)
-	case layers.LinkTypeRaw, layers.LinkTypeIPv4, layers.LinkTypeIPv6, 12:
-		decoder.DecodeIP(p.data, p.wireLen, f)
-	default:
+func decodePacket(p *pcapfile.Record, f *Frame) bool {
+	if p.LinkType == pcapfile.LinkEthernet {
+		decoder.Decode(p.Data, p.OrigLen, f)
+		return true
+	}
+	etherType, off, ok := p.LinkType.Payload(p.Data)
+	if !ok || etherType != ether.TypeIPv4 && etherType != ether.TypeIPv6 {
 		return false
 	}
+	decoder.DecodeIP(p.Data[off:], p.OrigLen-off, f)
 	return true
 }
 
@@ -137,19 +118,15 @@ func forEachRow(t *testing.T, suffix string, cols [4]string, fn func(t *testing.
 	for _, path := range paths {
 		name := filepath.Base(path)
 		rows := readRows(t, filepath.Join(dir, "oracle", name+suffix))
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		packets := readCapture(b)
+		packets := readCapture(t, path)
 		for _, r := range rows {
 			n, _ := strconv.Atoi(r[cols[0]])
-			if n < 1 || n > len(packets) || !packets[n-1].is(r[cols[1]], r[cols[2]], r[cols[3]]) {
+			if n < 1 || n > len(packets) || !is(&packets[n-1], r[cols[1]], r[cols[2]], r[cols[3]]) {
 				continue
 			}
 			var f Frame
 			id := fmt.Sprintf("%s/%d", name, n)
-			if explained[id] || !decodePacket(packets[n-1], &f) {
+			if explained[id] || !decodePacket(&packets[n-1], &f) {
 				continue
 			}
 			compared++
@@ -204,7 +181,7 @@ func isPlain(protocols string) bool {
 
 func comparePacket(t *testing.T, f *Frame, r row) {
 	h := &f.Outer
-	if h.HasL4 || h.EtherType != 0 && !h.EthSrc.IsZero() {
+	if strings.HasPrefix(r["frame.protocols"], "eth:") && (h.HasL4 || h.EtherType != 0 && !h.EthSrc.IsZero()) {
 		same(t, "eth.src", r["eth.src"], h.EthSrc)
 		same(t, "eth.dst", r["eth.dst"], h.EthDst)
 	}
@@ -293,17 +270,13 @@ func compareInner(t *testing.T, h *Headers, r row) {
 func TestOracleBigTCP(t *testing.T) {
 	dir := corpusDir(t)
 	for _, name := range []string{"tcpdump--bigtcp-ipv4-vxlan-ipv4.pcap", "tcpdump--bigtcp-ipv6-vxlan-ipv6.pcap"} {
-		b, err := os.ReadFile(filepath.Join(dir, "captures", name))
-		if err != nil {
-			t.Fatal(err)
-		}
 		want, err := os.ReadFile(filepath.Join(dir, "oracle", name+".upstream.txt"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		var f Frame
-		packets := readCapture(b)
-		if len(packets) != 1 || !decodePacket(packets[0], &f) || !f.HasVXLAN || f.Problem.Err() != nil {
+		packets := readCapture(t, filepath.Join(dir, "captures", name))
+		if len(packets) != 1 || !decodePacket(&packets[0], &f) || !f.HasVXLAN || f.Problem.Err() != nil {
 			t.Fatalf("%s: %d packets, problem %v", name, len(packets), f.Problem.Err())
 		}
 		for _, field := range []string{
