@@ -22,14 +22,11 @@ func matchExprs(name string, opts []option, text string) []netfilter.Expr {
 		return unknown
 	}
 	es[0].Text = text
-	if es[0].Op == netfilter.OpAssume {
-		es[0].Text += " (taken as within)"
-	}
 	return es
 }
 
 var iptMatches = map[string]func([]option) []netfilter.Expr{
-	"comment": always(netfilter.OpPass), "limit": always(netfilter.OpAssume), "hashlimit": always(netfilter.OpAssume),
+	"comment": always(netfilter.OpPass), "limit": always(netfilter.OpLimit), "hashlimit": always(netfilter.OpLimit),
 	"statistic": always(netfilter.OpStatistic),
 	"tcp":       portsMatch, "udp": portsMatch, "udplite": portsMatch, "sctp": portsMatch, "dccp": portsMatch, "multiport": multiportMatch,
 	"icmp": icmpMatch, "icmp6": icmpMatch, "ipv6-icmp": icmpMatch, "icmpv6": icmpMatch,
@@ -69,10 +66,9 @@ func portList(s string) (out [][2]uint16, ok bool) {
 	return out, true
 }
 
-// portsMatch is -m tcp and -m udp. Ports and TCP flags are an expression each.
+// portsMatch is -m tcp and -m udp.
 func portsMatch(opts []option) []netfilter.Expr {
 	m := &netfilter.Match{}
-	out := []netfilter.Expr{{Op: netfilter.OpPorts, Tuple: m}}
 	ok := true
 	for _, o := range opts {
 		switch o.key {
@@ -86,9 +82,9 @@ func portsMatch(opts []option) []netfilter.Expr {
 			if len(o.vals) != 2 {
 				return nil
 			}
-			out = append(out, netfilter.Expr{Op: netfilter.OpTCPFlags, Invert: o.not, Data: []byte{tcpFlags(o.vals[0]), tcpFlags(o.vals[1])}})
+			m.TCPMask, m.TCPFlags, m.NotTCPFlags = tcpFlags(o.vals[0]), tcpFlags(o.vals[1]), o.not
 		case "syn":
-			out = append(out, netfilter.Expr{Op: netfilter.OpTCPFlags, Invert: o.not, Data: []byte{tcpFlags("FIN,SYN,RST,ACK"), tcpFlags("SYN")}})
+			m.TCPMask, m.TCPFlags, m.NotTCPFlags = tcpFlags("FIN,SYN,RST,ACK"), tcpFlags("SYN"), o.not
 		default:
 			return nil
 		}
@@ -96,10 +92,7 @@ func portsMatch(opts []option) []netfilter.Expr {
 			return nil
 		}
 	}
-	if len(out) > 1 && len(m.SPorts)+len(m.DPorts) == 0 {
-		return out[1:]
-	}
-	return out
+	return []netfilter.Expr{{Op: netfilter.OpPorts, Tuple: m}}
 }
 
 func tcpFlags(s string) (out byte) {
