@@ -101,6 +101,22 @@ func (h *Headers) IsNeighbour() bool {
 	return h.EtherType == ether.TypeARP || h.NDTarget.IsValid()
 }
 
+// Neighbour gives the address that an ARP frame or a message of neighbour discovery is about, and whether it
+// answers.
+func (h *Headers) Neighbour() (ip netip.Addr, answer, ok bool) {
+	const request, reply = 1, 2
+	switch {
+	case h.NDTarget.IsValid():
+		return h.NDTarget, h.ICMPType == ICMPv6NeighborAdvert, true
+	case h.EtherType == ether.TypeARP && h.ARPOp == request:
+		return h.ARPDstIP, false, true
+	case h.EtherType == ether.TypeARP && h.ARPOp == reply:
+		return h.ARPSrcIP, true, true
+	default:
+		return netip.Addr{}, false, false
+	}
+}
+
 // IsEcho reports whether the packet is an echo request or reply of either IP version.
 func (h *Headers) IsEcho() bool {
 	if !h.HasL4 {

@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/forward"
@@ -19,6 +20,13 @@ func (c *leg) nameCheck(ck *verify.Check, f *Finding) (cause, summary string) {
 		if ck.Step != nil && ck.Step.FDB == nil {
 			return "fdb-missing", fmt.Sprintf("%s: no FDB entry for %s, expected dst %s", where, ck.Step.MAC, ck.Expected)
 		}
+		if ck.Step.Target.String() == firstWord(ck.Expected) {
+			return "fdb-wrong-dst", fmt.Sprintf("%s: the FDB row for %s sends to %s by another port, VNI or device than the VTEP's own: %s", where, ck.Step.MAC, ck.Step.Target, ck.Observed)
+		}
+		if n, dev := c.movedVTEP(ck.Step); n != "" {
+			f.Node, f.Interface = n, dev
+			return "wrong-iface", fmt.Sprintf("%s %s sends from %s, and its node announced %s; the FDB of %s follows it", n, dev, ck.Step.Target, ck.Announced, ck.Node)
+		}
 		return "fdb-wrong-dst", fmt.Sprintf("%s: the FDB sends %s to %s, expected %s", where, ck.Step.MAC, ck.Step.Target, ck.Expected)
 	case verify.CheckNeigh:
 		return c.nameNeigh(ck, f)
@@ -32,13 +40,58 @@ func (c *leg) nameCheck(ck *verify.Check, f *Finding) (cause, summary string) {
 		return "vtep-mac-changed", fmt.Sprintf("%s has MAC %s, and its node announced %s", where, ck.Observed, ck.Expected)
 	case verify.CheckVNI:
 		return "vni-mismatch", fmt.Sprintf("%s has VNI %s, and its node announced %s", where, ck.Observed, ck.Expected)
+	case verify.CheckVtepLocal:
+		return "wrong-iface", fmt.Sprintf("%s sends from %s, and its node announced %s", where, ck.Observed, ck.Expected)
+	case verify.CheckGateway:
+		f.Node, f.Interface = c.intent.Src.Node, c.linkName(ck.Step)
+		return "pod-route-wrong", fmt.Sprintf("%s on %s: the pod's route for %s is %q, expected via %s",
+			c.nsName(ck.Step.Netns), f.Node, ck.Step.Target, ck.Observed, ck.Expected)
+	case verify.CheckPort:
+		return "wrong-port", fmt.Sprintf("port %s is asked for, and the packet arrives at port %s%s", ck.Expected, ck.Observed, c.natWords(ck.Step, f))
 	case verify.CheckDelivered:
-		return "wrong-destination", fmt.Sprintf("the packet ends in %s, expected %s", ck.Observed, ck.Expected)
+		return "wrong-destination", fmt.Sprintf("the packet ends in %s, expected %s%s", ck.Observed, ck.Expected, c.natWords(ck.Step, f))
 	case verify.CheckSource:
 		return "masq-pod-to-pod", fmt.Sprintf("the far end sees source %s, expected %s: traffic between pods is masqueraded", ck.Observed, ck.Expected)
 	default:
 		return c.nameHeader(ck)
 	}
+}
+
+// natWords names the translation behind an end that was not meant, and moves the finding there.
+func (c *leg) natWords(s *forward.Step, f *Finding) string {
+	if s == nil || s.Rule == nil {
+		return ""
+	}
+	f.Node, f.Interface = s.Node, orWords(c.linkName(s), f.Interface)
+	return fmt.Sprintf(": %s translates it by %s", s.Node, s.Entry)
+}
+
+// movedVTEP finds the far node's VTEP whose local address an FDB row names, though the node announced another.
+func (c *leg) movedVTEP(s *forward.Step) (node, dev string) {
+	ns := c.intent.Snapshot.Host(c.intent.Dst.Node)
+	if ns == nil || !s.Target.IsValid() {
+		return "", ""
+	}
+	for _, l := range ns.Links {
+		if l.VXLAN != nil && l.VXLAN.Local == s.Target {
+			return ns.Node, l.Name
+		}
+	}
+	return "", ""
+}
+
+func (c *leg) nsName(id tables.NetnsID) string {
+	if ns := c.intent.Snapshot.ByID(id); ns != nil {
+		return ns.Name
+	}
+	return "?"
+}
+
+func (c *leg) linkName(s *forward.Step) string {
+	if l := c.link(s); l != nil {
+		return l.Name
+	}
+	return ""
 }
 
 // nameHeader: a header on the wire differs from what the tables lead to.
@@ -56,6 +109,9 @@ func (c *leg) nameNeigh(ck *verify.Check, f *Finding) (cause, summary string) {
 		if s.Neigh == nil {
 			return "neigh-missing", fmt.Sprintf("%s: no neighbour entry for %s, expected %s", where, s.Target, ck.Expected)
 		}
+		if other := c.claims(s); other != "" {
+			return "duplicate-pod-ip", fmt.Sprintf("%s: %s has %s as well, and the neighbour entry leads there (%s), expected %s", where, other, s.Target, s.MAC, ck.Expected)
+		}
 		return "pod-neigh-stale", fmt.Sprintf("%s: the neighbour entry for %s has %s, expected %s", where, s.Target, s.MAC, ck.Expected)
 	}
 	if s.MAC.IsZero() {
@@ -67,6 +123,21 @@ func (c *leg) nameNeigh(ck *verify.Check, f *Finding) (cause, summary string) {
 			f.Node, f.Interface, firstWord(ck.Expected), s.MAC)
 	}
 	return "neigh-wrong-mac", fmt.Sprintf("%s: the neighbour entry for %s has lladdr %s, expected %s", where, s.Target, s.MAC, ck.Expected)
+}
+
+// claims names another namespace than the far end's that has the address, on a device with the entry's MAC.
+func (c *leg) claims(s *forward.Step) string {
+	for _, ns := range c.intent.Snapshot.Netns {
+		if ns.ID == c.intent.Dst.Netns || !ns.HasAddr(s.Target) {
+			continue
+		}
+		for _, l := range ns.Links {
+			if l.MAC == s.MAC {
+				return ns.Name
+			}
+		}
+	}
+	return ""
 }
 
 // farVTEP is the device that holds the address which a neighbour entry is for.
@@ -90,6 +161,8 @@ func (c *leg) nameRoute(ck *verify.Check, f *Finding) (cause, summary string) {
 	f.Interface = orWords(c.inputAt(s), f.Interface)
 	summary = fmt.Sprintf("%s: the route for %s is %q, expected %s", s.Node, s.Target, ck.Observed, ck.Expected)
 	switch {
+	case s.Route == nil && s.Kind == forward.StepRule, c.skipsMain(s):
+		return "policy-rule-hijack", fmt.Sprintf("%s: a policy rule keeps %s from table main: %s", s.Node, s.Target, orWords(s.Note, s.Entry))
 	case s.Route != nil && isReject(s.Route.Type):
 		return "blackhole-route", summary
 	case c.overlayGone(s.Node) != "":
@@ -102,6 +175,8 @@ func (c *leg) nameRoute(ck *verify.Check, f *Finding) (cause, summary string) {
 		return "policy-rule-hijack", fmt.Sprintf("%s: a policy rule takes %s before table main: %s (%s)", s.Node, s.Target, ck.Observed, s.Note)
 	case s.Route.Dst.Bits() == 0:
 		return c.routeMissing(), fmt.Sprintf("%s: no route for %s but the default one, %q; expected %s", s.Node, s.Target, ck.Observed, ck.Expected)
+	case s.Route.Type == tables.RouteLocal:
+		return "wrong-destination", fmt.Sprintf("%s: it takes %s for an address of its own, by %q", s.Node, s.Target, ck.Observed)
 	case ck.Owner == s.Node:
 		return "routing-loop", summary
 	default:
@@ -117,6 +192,26 @@ func isReject(t tables.RouteType) bool {
 // byForeignRule reports whether the route comes from a table other than main that a rule put first.
 func (c *leg) byForeignRule(s *forward.Step) bool {
 	return s.Route != nil && s.Route.Table != tables.TableMain && s.Route.Table != tables.TableLocal
+}
+
+// skipsMain reports whether a rule with goto made the kernel pass over table main, which has a route.
+func (c *leg) skipsMain(s *forward.Step) bool {
+	ns := c.intent.Snapshot.ByID(s.Netns)
+	return s.PolicyRule != nil && s.PolicyRule.Action == tables.RuleGoto && ns != nil && c.mainRoute(ns, s, nil) != nil
+}
+
+// mainRoute is the route of table main for the step's target that leads where it should, other than one.
+func (c *leg) mainRoute(ns *tables.Netns, s *forward.Step, not *tables.Route) *tables.Route {
+	for i := range ns.Routes {
+		r := &ns.Routes[i]
+		if r == not || r.Table != tables.TableMain || r.Dst.Bits() == 0 || !r.Dst.Contains(s.Target) || r.Type != tables.RouteUnicast {
+			continue
+		}
+		if c.intent.LeadsTo(r) {
+			return r
+		}
+	}
+	return nil
 }
 
 // routeMissing names the absence after the backend that should have put the route there.
@@ -255,6 +350,9 @@ func (c *leg) nameDrop(d *forward.Drop, f *Finding) (cause, summary string) {
 		return c.nameNoRoute(d, f)
 	case forward.ReasonBlackhole, forward.ReasonUnreachable, forward.ReasonProhibit:
 		f.Interface = orWords(d.Interface, f.Interface)
+		if s.Kind == forward.StepRule {
+			return "policy-rule-hijack", say("a policy rule answers %s: %s", d.Reason, s.Entry)
+		}
 		return "blackhole-route", say("%s: %s", d.Reason, orWords(s.Entry, s.Note))
 	case forward.ReasonForwarding:
 		cause = "ip-forward-off"
@@ -276,8 +374,13 @@ func (c *leg) nameDrop(d *forward.Drop, f *Finding) (cause, summary string) {
 		return c.nameNoSocket(d, f)
 	case forward.ReasonNoVNI:
 		return "vni-mismatch", say("%s", s.Note)
-	case forward.ReasonLoop, forward.ReasonTTL:
-		return "routing-loop", say("the packet goes in circles until its TTL runs out")
+	case forward.ReasonLoop:
+		return "routing-loop", say("the packet goes in circles: %s", c.circle())
+	case forward.ReasonTTL:
+		if way := c.circle(); way != "" {
+			return "routing-loop", say("the packet goes in circles until its TTL runs out: %s", way)
+		}
+		return "ttl-expired", say("the packet comes here with a TTL that does not let it go on") + c.ttlSetBy(f)
 	case forward.ReasonTooBig:
 		return "mtu-too-small", say("%s", s.Note)
 	case forward.ReasonLinkDown, forward.ReasonNoCarrier:
@@ -323,6 +426,8 @@ func (c *leg) podName(d *forward.Drop) string {
 func (c *leg) nameNoRoute(d *forward.Drop, f *Finding) (cause, summary string) {
 	s := &d.Step
 	switch {
+	case c.skipsMain(s):
+		return "policy-rule-hijack", fmt.Sprintf("%s: a policy rule keeps %s from table main: %s", d.Node, s.Target, s.Note)
 	case c.inPod(d):
 		f.Interface = c.podInterface(d)
 		return "pod-default-route-missing", fmt.Sprintf("%s on %s: no route to %s", c.podName(d), d.Node, s.Target)
@@ -402,30 +507,107 @@ func (c *leg) nameLinkDown(d *forward.Drop) string {
 // nameNetfilter gives a drop by a rule or a policy its name: by the hook, and by what was dropped.
 func (c *leg) nameNetfilter(d *forward.Drop) (cause, summary string) {
 	s := &d.Step
-	summary = fmt.Sprintf("%s: netfilter drops it: %s", d.Node, s.Entry)
+	who := d.Node
+	if c.inPod(d) {
+		who = c.podName(d) + " on " + d.Node
+	}
+	summary = fmt.Sprintf("%s: netfilter drops it: %s", who, s.Entry)
 	if s.Rule == nil {
 		return "netfilter-drop", summary
 	}
 	r := s.Rule
+	if s.Note != "" {
+		summary = fmt.Sprintf("%s: netfilter %s: %s", d.Node, s.Note, s.Entry)
+	}
 	switch {
 	case r.Hook == netfilter.HookInput && c.encapsulated():
 		return "vxlan-port-input-drop", fmt.Sprintf("%s: the firewall's input chain drops the VXLAN packet: %s", d.Node, s.Entry)
-	case r.Hook == netfilter.HookInput:
-		return "pod-to-node-input-drop", summary
+	case r.Family == netfilter.FamilyARP || r.Family == netfilter.FamilyBridge || r.Family == netfilter.FamilyNetdev:
+		return "netfilter-drop", summary
+	case c.inPod(d):
+		return "netfilter-drop", summary
 	case r.Family == netfilter.FamilyIPv6:
 		return "v6-fw-drop", summary
-	case r.Hook == netfilter.HookForward && r.What == netfilter.WhatReject:
-		return "forward-reject-order", summary
+	case r.Hook == netfilter.HookInput:
+		return "pod-to-node-input-drop", summary
+	case r.Hook == netfilter.HookForward && r.What == netfilter.WhatReject && acceptedBefore(s):
+		return "forward-reject-order", summary + "; an accept before, " + s.Accepted[0].String() + ", ends its own chain only"
 	case r.Hook == netfilter.HookForward && r.What == netfilter.WhatPolicy:
 		if c.otherBackendAccepts(d, r) {
 			return "iptables-backend-split", summary + "; rules of the other backend accept it, and both have to"
 		}
 		return "forward-policy-drop", summary
-	case r.Hook == netfilter.HookForward:
+	case r.Hook == netfilter.HookForward && c.isPolicy(r):
 		return "netpol-drop", summary
 	default:
 		return "netfilter-drop", summary
 	}
+}
+
+func acceptedBefore(s *forward.Step) bool { return len(s.Accepted) > 0 }
+
+// isPolicy tells a network policy from other rules: by the chain's name, which its controller gave it, or
+// because it is about this very pod.
+func (c *leg) isPolicy(r *netfilter.Ref) bool {
+	for _, prefix := range []string{"KUBE-POD-FW", "KUBE-NWPLCY", "KUBE-ROUTER", "cali-", "CILIUM", "WEAVE-NPC", "ANTREA"} {
+		if strings.HasPrefix(r.Chain, prefix) {
+			return true
+		}
+	}
+	if c.intent == nil {
+		return false
+	}
+	for _, e := range []verify.End{c.intent.Src, c.intent.Dst} {
+		if e.Pod && strings.Contains(r.Text, e.IP.String()) {
+			return true
+		}
+	}
+	return false
+}
+
+// circle gives the nodes of a way that passes the same interface twice in one direction, "" when it does not.
+func (c *leg) circle() string {
+	type place struct {
+		ns  tables.NetnsID
+		dev tables.Ifindex
+		dir forward.Direction
+	}
+	first := make(map[place]int)
+	for i, h := range c.Hops {
+		p := place{h.Netns, h.Ifindex, h.Dir}
+		k, again := first[p]
+		if !again {
+			first[p] = i
+			continue
+		}
+		var way []string
+		for _, h := range c.Hops[k : i+1] {
+			if n := len(way); n == 0 || way[n-1] != h.Node {
+				way = append(way, h.Node)
+			}
+		}
+		return strings.Join(way, " → ")
+	}
+	return ""
+}
+
+// ttlSetBy names the rule that wrote the TTL, and makes it the finding's entry.
+func (c *leg) ttlSetBy(f *Finding) string {
+	for i := range c.Hops {
+		for k := range c.Hops[i].Steps {
+			if s := &c.Hops[i].Steps[k]; s.Rule != nil && slices.Contains(s.Fields, "ttl") {
+				f.Evidence = append(f.Evidence, stepEvidence(s)...)
+				return fmt.Sprintf("; a rule of %s set it: %s", s.Node, s.Entry)
+			}
+		}
+	}
+	for k := range c.Forward.Tail {
+		if s := &c.Forward.Tail[k]; s.Rule != nil && slices.Contains(s.Fields, "ttl") {
+			f.Evidence = append(f.Evidence, stepEvidence(s)...)
+			return fmt.Sprintf("; a rule of %s set it: %s", s.Node, s.Entry)
+		}
+	}
+	return ""
 }
 
 // encapsulated reports whether the packet was inside VXLAN at the last hop that the tables lead to.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/verify"
 )
 
@@ -126,7 +127,9 @@ func legFindings(in Input, l *verify.Leg, intent *verify.Intent, n int) []Findin
 	}
 	c.dropped()
 	c.alternatives()
+	c.foreign()
 	c.lost()
+	c.notes()
 	return c.found
 }
 
@@ -155,18 +158,15 @@ func (c *leg) expected() int {
 
 // check turns a comparison that does not hold into a finding.
 func (c *leg) check(hop, k int, ck *verify.Check) {
-	if ck.OK {
+	if ck.OK || c.follows(ck) {
 		return
 	}
 	f := Finding{
 		Leg: c.Name, Node: ck.Node, Interface: ck.Interface, Severity: Error, place: place(c.n, hop, k),
 		Evidence: c.checkEvidence(ck),
 	}
-	if ck.Source == verify.FromTables && ck.Name == verify.CheckUnderlay {
-		if !c.lostAt(hop) {
-			return // fabrics answer ARP with MACs of their own
-		}
-		f.Severity = Warning
+	if ck.Source == verify.FromTables && ck.Name == verify.CheckUnderlay && !c.neighAccused(hop) {
+		return // fabrics answer ARP with MACs of their own
 	}
 	f.Cause, f.Summary = c.nameCheck(ck, &f)
 	f.Remedy = c.remedy(f.Cause, ck.Step, ck)
@@ -176,8 +176,23 @@ func (c *leg) check(hop, k int, ck *verify.Check) {
 	c.found = append(c.found, f)
 }
 
-// lostAt reports whether the packets were last seen right before this hop.
-func (c *leg) lostAt(hop int) bool { return c.in.Wire != nil && c.Journeys > 0 && c.Last == hop-1 }
+// follows reports whether a check is about the neighbour or the FDB row of a next hop that was wrong already: a
+// consequence, not a fault.
+func (c *leg) follows(ck *verify.Check) bool {
+	if ck.Name != verify.CheckFDB && ck.Name != verify.CheckNeigh {
+		return false
+	}
+	return slices.ContainsFunc(c.Hops, func(h verify.Hop) bool {
+		return h.Node == ck.Node && slices.ContainsFunc(h.Checks, func(o verify.Check) bool { return o.Name == verify.CheckRoute && !o.OK })
+	})
+}
+
+// neighAccused reports whether an underlay neighbour that is not the far node's own device is to blame: the
+// packets were lost where it sent them, and nothing else that it sends there arrives either.
+func (c *leg) neighAccused(hop int) bool {
+	lost := c.in.Wire != nil && c.Journeys > 0 && !c.whole && c.Last >= hop-1 && c.Last <= hop+1
+	return lost && !passes(c.in.Witness.contrast(ContrastNodePing)) && !passes(c.in.Witness.contrast(ContrastNodeUDP))
+}
 
 func (c *leg) checkEvidence(ck *verify.Check) []string {
 	out := []string{fmt.Sprintf("%s: expected %s, is %s", ck.Name, ck.Expected, ck.Observed)}
@@ -220,6 +235,12 @@ func (c *leg) dropped() {
 		Leg: c.Name, Node: d.Node, Interface: d.Interface, Severity: Error, place: place(c.n, c.expected(), 98),
 		Evidence: stepEvidence(&d.Step),
 	}
+	if def, ok := c.translated(d); ok {
+		def.Evidence = append(def.Evidence, f.Evidence...)
+		def.Leg, def.Severity, def.place = c.Name, Error, place(c.n, c.expected(), 90)
+		c.found = append(c.found, def)
+		return
+	}
 	if def, ok := c.plumbing(d); ok {
 		def.Leg, def.Severity, def.place = c.Name, Error, f.place
 		def.Evidence = append(def.Evidence, f.Evidence...)
@@ -231,36 +252,92 @@ func (c *leg) dropped() {
 	c.found = append(c.found, f)
 }
 
+// translated: the packet dies on its way to an address that a rule or a connection put in the place of the
+// destination.
+func (c *leg) translated(d *forward.Drop) (Finding, bool) {
+	s := verify.NATStep(c.Forward, "ipDst")
+	if s == nil || c.intent == nil || d.Reason != forward.ReasonNeigh && d.Reason != forward.ReasonNoRoute && d.Reason != forward.ReasonUnreachable {
+		return Finding{}, false
+	}
+	to := d.Step.Target
+	if to == c.intent.Dst.IP {
+		return Finding{}, false
+	}
+	f := Finding{Cause: "dnat-dead-endpoint", Node: s.Node, Interface: c.linkName(s), Evidence: stepEvidence(s)}
+	if s.Rule != nil && s.Rule.What == netfilter.WhatConn {
+		f.Cause = "ct-stale"
+		if c.Forward.FinalFlow.Proto == forward.ProtoUDP || len(c.Hops) > 0 && c.Hops[0].Frame.Proto == forward.ProtoUDP {
+			f.Cause = "ct-stale-udp"
+		}
+	}
+	f.Summary = fmt.Sprintf("%s: the destination is translated to %s, where nobody is: %s", s.Node, to, s.Entry)
+	f.Remedy = c.remedy(f.Cause, s, nil)
+	return f, true
+}
+
 // alternatives reports the ways that the tables allow beside the one that was taken, and that end badly: a dead
 // next hop among several, an endpoint of a service that is gone. What hangs on a rate is only noted.
 func (c *leg) alternatives() {
-	for _, l := range c.Others {
-		if l.Drop == nil || len(l.Chance) == 0 || c.Forward.Drop != nil {
+	if c.Forward.Drop != nil {
+		return
+	}
+	for i := range c.Others {
+		l := &c.Others[i]
+		bad := slices.IndexFunc(l.Checks, func(ck verify.Check) bool { return !ck.OK })
+		if len(l.Chance) == 0 || l.Drop == nil && bad < 0 {
 			continue
 		}
-		d := l.Drop
-		f := Finding{
-			Leg: c.Name, Node: d.Node, Interface: d.Interface, Severity: Error, place: place(c.n, len(l.Hops), 98),
-			Evidence: append([]string{"only when: " + strings.Join(l.Chance, "; ")}, stepEvidence(&d.Step)...),
-		}
 		o := *c
-		o.Leg = &verify.Leg{Name: c.Name, Forward: l}
-		for i := range l.Hops {
-			o.Hops = append(o.Hops, verify.Hop{Hop: l.Hops[i], Expected: true})
+		o.Leg = &verify.Leg{Name: c.Name, Forward: l.Leg}
+		for k := range l.Hops {
+			o.Hops = append(o.Hops, verify.Hop{Hop: l.Hops[k], Expected: true})
 		}
-		f.Cause, f.Summary = o.nameDrop(d, &f)
+		f := Finding{Leg: c.Name, Severity: Error, place: place(c.n, len(l.Hops), 98)}
+		if bad >= 0 {
+			ck := &l.Checks[bad]
+			f.Node, f.Interface, f.Evidence = ck.Node, ck.Interface, c.checkEvidence(ck)
+			f.Cause, f.Summary = o.nameCheck(ck, &f)
+			f.Remedy = o.remedy(f.Cause, ck.Step, ck)
+		} else {
+			d := l.Drop
+			f.Node, f.Interface, f.Evidence = d.Node, d.Interface, stepEvidence(&d.Step)
+			f.Cause, f.Summary = o.nameDrop(d, &f)
+			f.Remedy = o.remedy(f.Cause, &d.Step, nil)
+		}
 		f.Summary = "some packets, by chance: " + f.Summary
-		f.Remedy = o.remedy(f.Cause, &d.Step, nil)
-		if c.in.Wire != nil || l.ByRate {
+		f.Evidence = append([]string{"only when: " + strings.Join(l.Chance, "; ")}, f.Evidence...)
+		if l.ByRate {
 			f.Severity = Note
 		}
 		c.found = append(c.found, f)
 	}
 }
 
+// foreign reports replies that somebody else than the far end sent, where nothing came from the far end itself.
+func (c *leg) foreign() {
+	if len(c.Foreign) == 0 || c.Journeys > 0 {
+		return
+	}
+	at := "a place without a tap"
+	f := Finding{Cause: "wrong-responder", Leg: c.Name, Severity: Error, place: place(c.n, 0, 0)}
+	if s := c.Foreign[0].Sightings; len(s) > 0 && c.in.Wire != nil {
+		if i := slices.IndexFunc(c.in.Wire.Taps, func(t verify.Tap) bool { return t.Point == s[0].Point }); i >= 0 {
+			t := c.in.Wire.Taps[i]
+			f.Node, f.Interface, at = t.Node, t.Name, t.Node+" "+t.Name
+		}
+	}
+	f.Summary = fmt.Sprintf("the answer is not the far end's: it set out from %s, and nothing passed the far end's own interface", at)
+	f.Evidence = []string{fmt.Sprintf("wire: %d answers seen first at %s", len(c.Foreign), at)}
+	c.found = append(c.found, f)
+}
+
 // lost reports where the wire lost the packets, when that is not what the tables say already.
 func (c *leg) lost() {
-	if c.in.Wire == nil || c.Journeys == 0 || c.whole {
+	if c.in.Wire == nil || c.whole {
+		return
+	}
+	if c.Journeys == 0 {
+		c.neverSent()
 		return
 	}
 	i := slices.IndexFunc(c.Hops, func(h verify.Hop) bool { return h.Lost > 0 })
@@ -293,9 +370,27 @@ func (c *leg) lost() {
 		f.Evidence = append(f.Evidence, said...)
 	}
 	f.Evidence = append(f.Evidence, c.counted(last, next)...)
+	if cause, node, dev := c.reasonAt(last, next); cause != "" && strings.HasPrefix(f.Cause, "lost-after-") {
+		f.Cause, f.Node, f.Interface = cause, node, orWords(dev, f.Interface)
+		f.Remedy = keep[cause]
+	}
+	if strings.HasPrefix(f.Cause, "lost-after-") && !c.waiting(&f, last.Netns) {
+		c.waiting(&f, next.Netns)
+	}
 	c.byRule(&f, last, next, next.Lost)
 	c.byContrast(&f, last, next)
 	c.found = append(c.found, f)
+}
+
+// neverSent: no packet set out, because its sender waits for a neighbour.
+func (c *leg) neverSent() {
+	if c.n != 0 || len(c.found) > 0 || c.intent == nil {
+		return
+	}
+	f := Finding{Leg: c.Name, Severity: Error, place: place(0, 0, 97)}
+	if c.waiting(&f, c.intent.Src.Netns) {
+		c.found = append(c.found, f)
+	}
 }
 
 // share says how many were lost where it was not all.

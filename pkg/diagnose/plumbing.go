@@ -65,6 +65,10 @@ func (c *leg) attachment(e verify.End) (Finding, bool) {
 	if inside != nil && !inside.Up {
 		return at(pod, inside, "pod-link-down", "the pod's interface is set down", command(pod, "ip link set "+inside.Name+" up"))
 	}
+	if inside != nil && e.IP.IsValid() && !pod.HasAddr(e.IP) {
+		return at(pod, inside, "pod-address-missing", fmt.Sprintf("the pod does not have its address %s", e.IP),
+			command(pod, fmt.Sprintf("ip addr add %s dev %s", e.IP, inside.Name))+"; restart the pod, so that the CNI plugin sets it up anew")
+	}
 	if veth == nil {
 		return Finding{}, false
 	}

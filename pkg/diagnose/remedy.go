@@ -6,6 +6,7 @@ import (
 
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/netfilter"
+	"github.com/podtrace/podtrace/pkg/tables"
 	"github.com/podtrace/podtrace/pkg/verify"
 )
 
@@ -19,8 +20,18 @@ var keep = map[string]string{
 	"route-missing":            "restart flanneld on the node",
 	"direct-route-lost":        "restart flanneld, and mark the uplink's routes unmanaged in NetworkManager",
 	"nexthop-stale":            "restart flanneld on the node",
+	"netfilter-drop":           "see who adds the rule",
 	"ip-forward-off":           "set net.ipv4.ip_forward = 1 in /etc/sysctl.d, after whatever file turns it off",
 	"v6-forward-off":           "set net.ipv6.conf.all.forwarding = 1 in /etc/sysctl.d",
+	"wrong-iface":              "start flanneld with --iface=DEVICE (or --iface-can-reach), and restart it",
+	"pod-route-wrong":          "restart the pod, so that the CNI plugin sets its routes anew",
+	"dnat-dead-endpoint":       "let kube-proxy write its rules anew (restart it); see the service's EndpointSlices",
+	"ct-stale-udp":             "the connection outlived its endpoint: kube-proxy should have deleted it",
+	"ct-stale":                 "the connection outlived its endpoint",
+	"duplicate-pod-ip":         "restart the pod that took the address, and mend the IPAM's state",
+	"vxlan-csum-offload":       "turn the sender's checksum offload off: ethtool -K DEVICE tx-checksum-ip-generic off",
+	"tc-bpf-drop":              "see \"tc filter show dev DEVICE ingress\" (egress), and restart the agent that put the program there",
+	"qdisc-drop":               "see \"tc -s qdisc show dev DEVICE\", and take out the queueing discipline",
 	"rp-filter-strict":         "set rp_filter to 0 or 2 on the device in /etc/sysctl.d, or mend the route back",
 	"vxlan-down":               "restart flanneld on the node",
 	"vxlan-dev-gone":           "restart flanneld on the node: it makes the device and its routes anew",
@@ -79,25 +90,58 @@ func (c *leg) mend(cause string, s *forward.Step, ck *verify.Check) string {
 		if want == "" {
 			return ""
 		}
+		if s.FDB != nil && s.Target.String() == want { // replace keeps what it does not name
+			return run("bridge fdb del %s dev %s && %s", s.MAC, dev, run("bridge fdb add %s dev %s dst %s self permanent", s.MAC, dev, want))
+		}
 		return run("bridge fdb replace %s dev %s dst %s self permanent", s.MAC, dev, want)
 	case "neigh-wrong-mac", "neigh-missing":
 		if want == "" {
 			return ""
 		}
 		return run("ip neigh replace %s lladdr %s dev %s nud permanent", s.Target, want, dev)
-	case "pod-neigh-stale":
+	case "policy-rule-hijack":
+		if r := s.PolicyRule; r != nil {
+			return run("ip %srule del pref %d", v6Flag(s), r.Priority)
+		}
+	case "wrong-destination":
+		if s.Route != nil && s.Route.Type == tables.RouteLocal {
+			for _, a := range ns.Addrs {
+				if a.Prefix.Addr() == s.Target {
+					return run("ip addr del %s dev %s", a.Prefix, dev)
+				}
+			}
+			return run("ip %sroute del local %s dev %s table %d", v6Flag(s), s.Route.Dst, dev, s.Route.Table)
+		}
+	case "dropped-local-source":
+		for _, a := range ns.Addrs {
+			if a.Prefix.Addr() == s.Target {
+				if l := ns.Link(a.Index); l != nil {
+					return run("ip addr del %s dev %s", a.Prefix, l.Name)
+				}
+			}
+		}
+	case "pod-neigh-stale", "underlay-neigh-wrong":
 		return run("ip neigh del %s dev %s", s.Target, dev)
 	case "route-missing", "direct-route-lost", "nexthop-stale":
+		switch {
+		case s.Thrown != nil:
+			return run("%s", delRoute(ns, s, s.Thrown))
+		case s.Route != nil && s.Route.Dst.Bits() > 0 && c.mainRoute(ns, s, s.Route) != nil:
+			return run("%s", delRoute(ns, s, s.Route)) // the right one stands behind it
+		}
 		return c.mendRoute(ns.Exec, ck)
 	case "blackhole-route":
 		if s.Route != nil {
-			return run("ip route del %s %s", s.Route.Type, s.Route.Dst)
+			return run("%s", delRoute(ns, s, s.Route))
 		}
 	case "ip-forward-off", "v6-forward-off":
 		name, _, _ := strings.Cut(s.Entry, " = ")
 		return run("sysctl -w %s=1", name)
 	case "rp-filter-strict":
-		name, _, _ := strings.Cut(s.Entry, " = ")
+		name, v, _ := strings.Cut(s.Entry, " = ")
+		if v == "2" {
+			return "" // loose already: the route back is missing
+		}
 		return run("sysctl -w %s=2", name)
 	case "vxlan-down", "pod-link-down", "cni0-down", "link-down":
 		if dev != "" {
@@ -105,6 +149,38 @@ func (c *leg) mend(cause string, s *forward.Step, ck *verify.Check) string {
 		}
 	}
 	return ""
+}
+
+func v6Flag(s *forward.Step) string {
+	if s.Target.Is6() {
+		return "-6 "
+	}
+	return ""
+}
+
+// delRoute is the command that takes out this row and no other.
+func delRoute(ns *tables.Netns, s *forward.Step, r *tables.Route) string {
+	cmd := "ip " + v6Flag(s) + "route del "
+	if r.Type != tables.RouteUnicast {
+		cmd += string(r.Type) + " "
+	}
+	cmd += r.Dst.String()
+	if len(r.NextHops) == 1 {
+		nh := r.NextHops[0]
+		if nh.Gateway.IsValid() {
+			cmd += " via " + nh.Gateway.String()
+		}
+		if l := ns.Link(nh.Index); l != nil {
+			cmd += " dev " + l.Name
+		}
+	}
+	if r.Table != tables.TableMain {
+		cmd += fmt.Sprintf(" table %d", r.Table)
+	}
+	if r.Metric != 0 && r.Dst.Addr().Is4() {
+		cmd += fmt.Sprintf(" metric %d", r.Metric)
+	}
+	return cmd
 }
 
 // mendRule takes out the rule that drops, or turns the policy around.

@@ -2,9 +2,11 @@ package diagnose
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/kdrop"
 	"github.com/podtrace/podtrace/pkg/verify"
 )
 
@@ -22,8 +24,12 @@ type Size struct {
 	Passes int `json:"passes,omitempty"`
 	Fails  int `json:"fails,omitempty"`
 	// Path is how the taps saw them.
-	Path verify.Result `json:"-"`
-	Wire *verify.Wire  `json:"-"`
+	Path   verify.Result  `json:"-"`
+	Wire   *verify.Wire   `json:"-"`
+	Intent *verify.Intent `json:"-"`
+	// Drops are the kernels' words on these packets.
+	Drops []kdrop.Drop `json:"-"`
+	Node  string       `json:"-"` // the sender's
 	// Untold is where the error that a kernel owes the sender of a packet too large died; nil: on no table's
 	// account.
 	Untold *forward.Drop `json:"-"`
@@ -32,47 +38,85 @@ type Size struct {
 // bySize judges the full-size packets: they are lost, small ones are not, and nobody told the sender.
 func bySize(in Input) []Finding {
 	s := in.Witness.Size
-	if s == nil || s.Answered > 0 || s.Sent == 0 || s.PMTU > 0 {
+	if s == nil || s.Answered > 0 || s.PMTU > 0 {
 		return nil
 	}
-	l, n := &s.Path.Request, 0
+	l, n, intent := &s.Path.Request, 0, s.Intent
 	if l.Arrived == l.Journeys && l.Journeys > 0 {
-		l, n = &s.Path.Reply, 1
+		l, n, intent = &s.Path.Reply, 1, reversed(s.Intent)
 	}
-	c := &leg{in: Input{Wire: s.Wire, Witness: Witness{}}, Leg: l, n: n}
-	if l.Last < 0 || l.Last >= len(l.Hops) {
-		return nil
+	c := &leg{in: Input{Wire: s.Wire, Witness: Witness{Drops: s.Drops}}, Leg: l, n: n, intent: intent}
+	f := Finding{Leg: l.Name, Severity: Error, Cause: "mtu-path-blackhole", Remedy: mtuRemedy(s, l)}
+	last, next := c.sizeLost()
+	if last == nil { // not even the sender's device showed it
+		f.Node, f.place = s.Node, place(n, 0, 97)
+		f.Summary = fmt.Sprintf("packets of %d bytes do not leave %s, small ones do%s", s.Bytes, s.Node, errorWords(s.Errors))
+		f.limit(s)
+		return []Finding{f}
 	}
-	last := &l.Hops[l.Last]
-	f := Finding{
-		Leg: l.Name, Node: last.Node, Interface: last.Interface, Severity: Error, place: place(n, l.Last+1, 97),
-		Evidence: []string{fmt.Sprintf("packets of %d bytes: %d sent, %d seen at %s %s, none answered, and no ICMP error told the sender", s.Bytes, s.Sent, last.Seen, last.Node, last.Interface)},
+	f.Node, f.Interface, f.place = last.Node, last.Interface, place(n, max(l.Last, 0)+1, 97)
+	f.Evidence = []string{fmt.Sprintf("packets of %d bytes: %d sent, seen last at %s %s, none answered, and no ICMP error told the sender", s.Bytes, max(s.Sent, 1), last.Node, last.Interface)}
+	f.limit(s)
+	d := l.Forward.Drop
+	switch {
+	case d != nil && d.Reason == forward.ReasonTooBig && !silent(d):
+		f.untold(s, d)
+	case d != nil && d.Reason != forward.ReasonTooBig: // a rule about lengths, say: the tables tell
+		f.Node, f.Interface = d.Node, d.Interface
+		f.Cause, f.Summary = c.nameDrop(d, &f)
+		f.Remedy = c.remedy(f.Cause, &d.Step, nil)
+		f.Summary = fmt.Sprintf("packets of %d bytes, and not small ones: %s", s.Bytes, f.Summary)
+		f.Evidence = append(f.Evidence, stepEvidence(&d.Step)...)
+	default:
+		f.Summary = fmt.Sprintf("packets of %d bytes are lost after %s %s, small ones are not%s", s.Bytes, last.Node, last.Interface, s.upTo())
+		if next != nil {
+			f.Summary = fmt.Sprintf("packets of %d bytes are lost between %s %s and %s %s, small ones are not%s",
+				s.Bytes, last.Node, last.Interface, next.Node, next.Interface, s.upTo())
+		}
+		if d != nil {
+			f.Node, f.Interface = d.Node, d.Interface
+			f.Evidence = append(f.Evidence, stepEvidence(&d.Step)...)
+			break
+		}
+		f.bySizeReason(c, last, next)
 	}
+	return []Finding{f}
+}
+
+// sizeLost are the place where full-size packets were seen last, and the next that would have shown them.
+func (c *leg) sizeLost() (last, next *verify.Hop) {
+	if c.Last < 0 || c.Last >= len(c.Hops) {
+		return nil, nil
+	}
+	if i := c.missing(); i >= 0 {
+		next = &c.Hops[i]
+	}
+	return &c.Hops[c.Last], next
+}
+
+// bySizeReason lets the kernel's word on the full-size packets decide: a queue that drops them is no MTU.
+func (f *Finding) bySizeReason(c *leg, last, next *verify.Hop) {
+	places := []*verify.Hop{last}
+	if next != nil {
+		places = append(places, next)
+	}
+	f.Evidence = append(f.Evidence, c.kernelSaid(places...)...)
+	if cause, node, dev := c.reasonAt(places...); cause != "" {
+		f.Cause, f.Node, f.Interface, f.Remedy = cause, node, orWords(dev, f.Interface), keep[cause]
+	}
+}
+
+func (s *Size) upTo() string {
+	if s.Passes == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (up to %d bytes pass)", s.Passes)
+}
+
+func (f *Finding) limit(s *Size) {
 	if s.Passes > 0 {
 		f.Evidence = append(f.Evidence, fmt.Sprintf("measured: %d bytes pass, %d do not", s.Passes, s.Fails))
 	}
-	if d := l.Forward.Drop; d != nil && d.Reason == forward.ReasonTooBig && !silent(d) {
-		f.untold(s, d)
-		return []Finding{f}
-	}
-	i := c.missing()
-	if i < 0 {
-		return nil
-	}
-	next := &l.Hops[i]
-	f.Cause = "mtu-path-blackhole"
-	limit := ""
-	if s.Passes > 0 {
-		limit = fmt.Sprintf(" (up to %d bytes pass)", s.Passes)
-	}
-	f.Summary = fmt.Sprintf("packets of %d bytes are lost between %s %s and %s %s, small ones are not%s",
-		s.Bytes, last.Node, last.Interface, next.Node, next.Interface, limit)
-	if d := l.Forward.Drop; d != nil && d.Reason == forward.ReasonTooBig {
-		f.Node, f.Interface = d.Node, d.Interface
-		f.Evidence = append(f.Evidence, stepEvidence(&d.Step)...)
-	}
-	f.Remedy = mtuRemedy(s, last)
-	return []Finding{f}
 }
 
 // silent: a device that is handed a frame too long says nothing; IP does.
@@ -91,12 +135,12 @@ func (f *Finding) untold(s *Size, d *forward.Drop) {
 	}
 }
 
-func mtuRemedy(s *Size, last *verify.Hop) string {
+func mtuRemedy(s *Size, l *verify.Leg) string {
 	if s.Passes == 0 {
 		return "set the pods' and the overlay's MTU to what the network between the nodes takes"
 	}
 	over := ""
-	if last.Frame.Outer != nil {
+	if slices.ContainsFunc(l.Hops, func(h verify.Hop) bool { return h.Frame.Outer != nil }) {
 		over = " (the overlay's MTU: \"MTU\" of the backend in flannel's net-conf.json)"
 	}
 	return fmt.Sprintf("set the pods' MTU to %d%s, or raise the MTU of the network between the nodes", s.Passes, over)

@@ -67,7 +67,8 @@ func status(in Input, fs []Finding) Status {
 
 // noReply: requests arrived, and nothing set out to answer them.
 func noReply(in Input) bool {
-	return in.Path.Reply.Journeys == 0 && (in.Sent.Watching || in.Sent.Answered == 0)
+	rep := &in.Path.Reply
+	return rep.Journeys == 0 && (in.Sent.Watching || in.Sent.Answered == 0 || len(rep.Foreign) > 0)
 }
 
 func statusByTables(in Input, first *Finding) Status {

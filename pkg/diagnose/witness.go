@@ -16,6 +16,8 @@ type Witness struct {
 	// Moved are the counters, and Rules the rules, that counted while the probe was under way.
 	Moved []Moved     `json:"moved,omitempty"`
 	Rules []MovedRule `json:"rules,omitempty"`
+	// Unresolved are the neighbours of the path that could not be resolved while packets waited for them.
+	Unresolved []Unresolved `json:"unresolved,omitempty"`
 	// Contrast are the further probes, in the order in which they were sent.
 	Contrast []Contrast `json:"contrast,omitempty"`
 	// Size is what became of full-size packets; nil: none were sent.
@@ -56,6 +58,28 @@ func (c *leg) kernelSaid(places ...*verify.Hop) []string {
 		out = append(out, fmt.Sprintf("%s (%d times)", s, count[k]))
 	}
 	return out
+}
+
+// byReason names causes that the kernel's own word decides.
+var byReason = map[string]string{
+	"UDP_CSUM": "vxlan-csum-offload", "TC_INGRESS": "tc-bpf-drop", "TC_EGRESS": "tc-bpf-drop", "QDISC_DROP": "qdisc-drop",
+	"XDP": "tc-bpf-drop",
+}
+
+// reasonAt gives the name, if any, of the kernel's reason for the packets of this leg that it dropped in one of
+// two places, and the place.
+func (c *leg) reasonAt(places ...*verify.Hop) (cause, node, device string) {
+	for i := range c.in.Witness.Drops {
+		d := &c.in.Witness.Drops[i]
+		h := c.dropPlace(d, places)
+		if h == nil || d.Reverse != (c.n == 1) || d.Neighbour {
+			continue
+		}
+		if cause = byReason[d.Reason]; cause != "" {
+			return cause, h.Node, d.Device
+		}
+	}
+	return "", "", ""
 }
 
 // dropPlace is the place in whose namespace a packet was dropped.

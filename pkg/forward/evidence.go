@@ -21,19 +21,23 @@ func (h *host) cmd(format string, args ...any) string {
 // routeStep shows the answer to a route question. in is the input device, "" for local origin.
 func (h *host) routeStep(a answer, q query, in string) Step {
 	s := Step{Kind: StepRoute, Netns: h.ID, Node: h.Node, Target: q.dst, Command: h.routeGet(q, in), Question: h.question(q, in)}
+	s.Thrown, s.PolicyRule = a.thrown, a.jumped
 	if a.route == nil {
 		if a.rule != nil {
+			s.PolicyRule = a.rule
 			s.Kind, s.Entry, s.Command = StepRule, h.FormatRule(*a.rule), h.cmd("ip %srule show", familyFlag(q.dst))
 			s.Note = fmt.Sprintf("the rule answers %s for %s", a.reason, q.dst)
 			return s
 		}
-		s.Note = fmt.Sprintf("no route to %s", q.dst)
+		s.Note = fmt.Sprintf("no route to %s", q.dst) + h.skipped(a)
 		return s
 	}
+	s.Via = a.hop.Gateway
 	s.Route, s.Ifindex, s.Entry = a.route, a.hop.Index, h.FormatRoute(*a.route)
 	if a.rule != nil && a.rule.Table != tables.TableMain && a.rule.Table != tables.TableLocal {
-		s.Note = fmt.Sprintf("by rule %q", h.FormatRule(*a.rule))
+		s.Note, s.PolicyRule = fmt.Sprintf("by rule %q", h.FormatRule(*a.rule)), a.rule
 	}
+	s.Note += h.skipped(a)
 	return s
 }
 
@@ -49,6 +53,18 @@ func (h *host) question(q query, in string) *tables.RouteQuestion {
 		out.OIF = l.Index
 	}
 	return out
+}
+
+// skipped says what made the kernel pass over tables.
+func (h *host) skipped(a answer) string {
+	s := ""
+	if a.thrown != nil {
+		s += fmt.Sprintf(", after %q sent it on to the next rule", h.FormatRoute(*a.thrown))
+	}
+	if a.jumped != nil {
+		s += fmt.Sprintf(", after rule %q skipped others", h.FormatRule(*a.jumped))
+	}
+	return s
 }
 
 // routeGet is the question that the kernel answers with the same entry.

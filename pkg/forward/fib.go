@@ -38,6 +38,9 @@ type answer struct {
 	rule   *tables.Rule
 	// alternatives counts the next hops among which a hash decides.
 	alternatives int
+	// passed is what made the kernel skip an answer: a throw route or a goto rule; nil: nothing.
+	thrown *tables.Route
+	jumped *tables.Rule
 	// pmtu is the path MTU that the kernel learned for this destination and way, 0: none.
 	pmtu int
 }
@@ -49,6 +52,7 @@ const reasonUnknown Reason = "unknown"
 // in each table the longest prefix first. It returns one answer, or one for each next hop of a
 // multipath route.
 func (h *host) routes(q query) []answer {
+	var skip answer // what was passed over on the way
 	rules := h.rulesFor(q.dst)
 	for i := 0; i < len(rules); i++ {
 		r := rules[i]
@@ -61,6 +65,7 @@ func (h *host) routes(q query) []answer {
 		}
 		switch r.Action {
 		case tables.RuleGoto:
+			skip.jumped = r
 			i = gotoIndex(rules, i, r.Goto) - 1
 			continue
 		case tables.RuleNop:
@@ -75,11 +80,19 @@ func (h *host) routes(q query) []answer {
 		default:
 			return []answer{{reason: reasonUnknown, rule: r}}
 		}
-		if got, ok := h.lookupTable(h.ruleTable(r, q), q, r); ok {
+		got, ok, thrown := h.lookupTable(h.ruleTable(r, q), q, r)
+		if thrown != nil {
+			skip.thrown = thrown
+		}
+		if ok {
+			for i := range got {
+				got[i].thrown, got[i].jumped = skip.thrown, skip.jumped
+			}
 			return got
 		}
 	}
-	return []answer{{reason: ReasonNoRoute}}
+	skip.reason = ReasonNoRoute
+	return []answer{skip}
 }
 
 // defaultRules are those of a namespace whose rules were not read or given.
@@ -183,11 +196,11 @@ func portIn(r *tables.PortRange, port uint16) bool {
 }
 
 // lookupTable walks one table from the longest matching prefix to the shortest. ok is false when the
-// table has no answer, so that the next rule is tried.
-func (h *host) lookupTable(table uint32, q query, rule *tables.Rule) (got []answer, ok bool) {
+// table has no answer, so that the next rule is tried; thrown is the route that said so, if one did.
+func (h *host) lookupTable(table uint32, q query, rule *tables.Rule) (got []answer, ok bool, thrown *tables.Route) {
 	t := h.fib[fibKey{table, q.dst.Is6()}]
 	if t == nil {
-		return nil, false
+		return nil, false, nil
 	}
 	for _, rs := range t.Supernets(netip.PrefixFrom(q.dst, q.dst.BitLen())) {
 		if q.dst.Is6() {
@@ -198,15 +211,18 @@ func (h *host) lookupTable(table uint32, q query, rule *tables.Rule) (got []answ
 				continue
 			}
 			got, done, throw := h.tryRoute(r, q, rule)
-			if throw || done && got[0].reason == "" && h.suppressed(rule, r) {
-				return nil, false
+			if throw {
+				return nil, false, r
+			}
+			if done && got[0].reason == "" && h.suppressed(rule, r) {
+				return nil, false, nil
 			}
 			if done {
-				return got, true
+				return got, true, nil
 			}
 		}
 	}
-	return nil, false
+	return nil, false, nil
 }
 
 // order6 puts the routes of one IPv6 prefix in the order of rt6_score_route (net/ipv6/route.c): the

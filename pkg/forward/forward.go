@@ -158,6 +158,14 @@ type Step struct {
 	Neigh    *tables.Neigh
 	FDB      *tables.FDB
 	Rule     *netfilter.Ref
+	// Accepted are the rules of the same hook that accepted the packet before Rule ended it: an accept ends
+	// its own base chain only.
+	Accepted []netfilter.Ref
+	// PolicyRule is the ip rule that decided, or that skipped tables on the way; Thrown a throw route that did.
+	PolicyRule *tables.Rule
+	Thrown     *tables.Route
+	// Via is the next hop that was taken, of a route with several.
+	Via netip.Addr
 	// Target is what was looked up: the destination of a route, the next hop of a neigh.
 	Target netip.Addr
 	MAC    ether.MAC // the link-layer address looked up or found

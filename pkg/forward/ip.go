@@ -3,6 +3,7 @@ package forward
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/netfilter"
@@ -390,8 +391,7 @@ func (w *walk) sourceInvalid(h *host, l *tables.Link, p *packet, oif string) boo
 	if p.Src.Is6() || p.Src.IsUnspecified() || l.Loopback {
 		return false
 	}
-	accept, _ := h.conf("accept_local", l.Name, false)
-	if rp == 0 && h.hasAddr(p.Src) && accept == 0 && h.confMax("accept_local", l.Name, false) == 0 {
+	if rp == 0 && h.confMax("accept_local", l.Name, false) == 0 && h.ownSource(l, p, oif) {
 		w.drop(ReasonLocalSource, h, l, Step{
 			Kind: StepRoute, Target: p.Src, Entry: h.addrEntry(p.Src), Command: h.cmd("ip addr show to %s", p.Src),
 			Note: fmt.Sprintf("source %s is an address of this host", p.Src),
@@ -402,6 +402,27 @@ func (w *walk) sourceInvalid(h *host, l *tables.Link, p *packet, oif string) boo
 		return false
 	}
 	return w.rpFilter(h, l, p, oif, rp)
+}
+
+// ownSource reports whether a source is this host's own. Without rules and local routes of its own the kernel
+// looks at the addresses alone, else the source is looked up (fib_validate_source).
+func (h *host) ownSource(l *tables.Link, p *packet, oif string) bool {
+	if !h.customLocal() {
+		return h.hasAddr(p.Src)
+	}
+	as := h.routes(query{dst: p.Src, src: p.Dst, iif: oif, proto: p.Proto, sport: p.portFor(p.DstPort), dport: p.portFor(p.SrcPort)})
+	return as[0].reason == "" && as[0].route.Type != tables.RouteUnicast
+}
+
+// customLocal: policy rules beside the default ones, or local routes that somebody added.
+func (h *host) customLocal() bool {
+	if !h.localMerged() {
+		return true
+	}
+	const byKernel = 2 // RTPROT_KERNEL
+	return slices.ContainsFunc(h.Routes, func(r tables.Route) bool {
+		return r.Type == tables.RouteLocal && r.Protocol != byKernel && r.Dst.Addr().Is4()
+	})
 }
 
 func (w *walk) rpFilter(h *host, l *tables.Link, p *packet, oif string, mode int) bool {

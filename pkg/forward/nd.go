@@ -39,7 +39,8 @@ func solicitedNode(ip netip.Addr) netip.Addr {
 
 // ndAnswered plays the solicitation and its answer through both ends' netfilter hooks. Unlike ARP, the answer
 // is an IP packet: rules see it, and the neighbour table of who answers says where it goes.
-func (m *Model) ndAnswered(asker, to station, src, ip netip.Addr, path []crossing) bool {
+func (m *inquiry) ndAnswered(asker, to station, src netip.Addr, path []crossing) bool {
+	ip := m.ip
 	if off, ok := to.h.conf("disable_ipv6", to.l.Name, true); ok && off != 0 {
 		return false
 	}
@@ -58,12 +59,12 @@ func (m *Model) ndAnswered(asker, to station, src, ip netip.Addr, path []crossin
 	return m.ndSent(to, na) && m.crosses(reversed(path), na) && m.ndReceived(asker, na)
 }
 
-func (m *Model) ndSent(s station, p netfilter.Packet) bool {
+func (m *inquiry) ndSent(s station, p netfilter.Packet) bool {
 	p.Out, p.OutIndex = s.l.Name, int(s.l.Index)
-	return m.passes(s.h, netfilter.FamilyIPv6, p, netfilter.HookOutput, netfilter.HookPostrouting)
+	return m.passes(s, netfilter.FamilyIPv6, p, netfilter.HookOutput, netfilter.HookPostrouting)
 }
 
-func (m *Model) ndReceived(s station, p netfilter.Packet) bool {
+func (m *inquiry) ndReceived(s station, p netfilter.Packet) bool {
 	p.In, p.InIndex = s.l.Name, int(s.l.Index)
-	return m.passes(s.h, netfilter.FamilyIPv6, p, netfilter.HookPrerouting, netfilter.HookInput)
+	return m.passes(s, netfilter.FamilyIPv6, p, netfilter.HookPrerouting, netfilter.HookInput)
 }

@@ -71,6 +71,10 @@ func (w *walk) resolveNeigh(h *host, out *tables.Link, next, src netip.Addr) (et
 		w.leg.state.neigh[learnedNeigh{h.ID, key}] = ans.mac
 		return ans.mac, true
 	}
+	if b := ans.blocked; b != nil {
+		w.drop(ReasonNetfilter, b.s.h, b.s.l, b.step)
+		return ether.MAC{}, false
+	}
 	failed := n != nil && n.State&tables.NUDFailed != 0
 	if !ans.outside || failed || w.m.owned(next) {
 		note := fmt.Sprintf("no entry for %s, and nobody on %s answers for it", next, out.Name)
@@ -101,7 +105,7 @@ func (m *Model) owned(ip netip.Addr) bool {
 
 // answersFor is arp_process for a request that arrives at this station.
 func (s station) answersFor(ip, asker netip.Addr) bool {
-	if ip.Is4() && !s.h.takesARP(s.l, ip, asker) {
+	if ip.Is4() && (s.l.NoARP || !s.h.takesARP(s.l, ip, asker)) {
 		return false
 	}
 	if s.h.hasAddr(ip) {

@@ -164,7 +164,7 @@ func changedFields(a, b *packet) []string {
 		changed bool
 	}{
 		{"ipSrc", a.Src != b.Src}, {"ipDst", a.Dst != b.Dst},
-		{"srcPort", a.SrcPort != b.SrcPort}, {"dstPort", a.DstPort != b.DstPort},
+		{"srcPort", a.SrcPort != b.SrcPort}, {"dstPort", a.DstPort != b.DstPort}, {"ttl", a.TTL != b.TTL},
 	} {
 		if f.changed {
 			out = append(out, f.name)
@@ -188,6 +188,11 @@ func nfStep(h *host, o netfilter.Outcome, l *tables.Link, fields []string) Step 
 			}
 		}
 		s.Rule, s.Entry, s.Command = &r, r.String(), h.cmd("%s", r.Command)
+		for _, t := range o.Trail[:n-1] {
+			if t.What == netfilter.WhatAccept {
+				s.Accepted = append(s.Accepted, t)
+			}
+		}
 	}
 	return s
 }
@@ -204,7 +209,7 @@ func (e env) AddrType(a netip.Addr, dev string) (string, bool) {
 		return "multicast", true
 	}
 	q := query{dst: a, iif: loopback}
-	as, ok := e.h.lookupTable(tables.TableLocal, q, nil)
+	as, ok, _ := e.h.lookupTable(tables.TableLocal, q, nil)
 	if ok && as[0].reason == "" && (dev == "" || e.h.linkName(as[0].hop.Index) == dev) {
 		return string(as[0].route.Type), true
 	}

@@ -15,6 +15,20 @@ type neighAnswer struct {
 	mac     ether.MAC
 	who     string
 	outside bool // the segment reaches hosts that are not in the snapshot
+	blocked *blocked
+}
+
+// blocked is a rule that drops the question for an address, or the answer.
+type blocked struct {
+	s    station
+	step Step
+}
+
+// inquiry is one question for an address; it remembers the first rule in its way.
+type inquiry struct {
+	*Model
+	ip      netip.Addr
+	blocked *blocked
 }
 
 // station is one interface as a member of a segment.
@@ -39,26 +53,41 @@ func (m *Model) whoHas(h *host, out *tables.Link, ip, src netip.Addr) neighAnswe
 		asker = h.solicitFrom(out, src)
 	}
 	f := flooder{m: m, seen: make(map[*tables.Link]bool)}
+	q := &inquiry{Model: m, ip: ip}
 	f.visit = func(s station) {
-		if ans.found || !s.answersFor(ip, asker) || !m.answered(station{h, out}, s, asker, ip, f.path) {
+		if ans.found || !s.answersFor(ip, asker) || !q.answered(station{h, out}, s, asker, f.path) {
 			return
 		}
 		ans.found, ans.mac = true, s.l.MAC
 		ans.who = fmt.Sprintf("%s %s of %s", s.h.Name, s.l.Name, s.h.Node)
 	}
 	ans.outside = f.flood(h, out)
+	if !ans.found {
+		ans.blocked = q.blocked
+	}
 	return ans
 }
 
 // answered reports whether the question gets to a station and its answer back.
-func (m *Model) answered(asker, to station, src, ip netip.Addr, path []crossing) bool {
-	if ip.Is6() {
-		return m.ndAnswered(asker, to, src, ip, path)
+func (m *inquiry) answered(asker, to station, src netip.Addr, path []crossing) bool {
+	if m.ip.Is6() {
+		return m.ndAnswered(asker, to, src, path)
 	}
 	p := netfilter.Packet{Family: netfilter.FamilyARP, EtherType: ether.TypeARP, EthSrc: asker.l.MAC, EthDst: broadcast}
 	back := p
 	back.EthSrc, back.EthDst = to.l.MAC, asker.l.MAC
-	return m.crosses(path, p) && m.crosses(reversed(path), back)
+	return m.arp(asker, netfilter.HookOutput, p) && m.crosses(path, p) && m.arp(to, netfilter.HookInput, p) &&
+		m.arp(to, netfilter.HookOutput, back) && m.crosses(reversed(path), back) && m.arp(asker, netfilter.HookInput, back)
+}
+
+// arp runs a hook of family arp at a station.
+func (m *inquiry) arp(s station, hook netfilter.Hook, p netfilter.Packet) bool {
+	if hook == netfilter.HookInput {
+		p.In, p.InIndex = s.l.Name, int(s.l.Index)
+	} else {
+		p.Out, p.OutIndex = s.l.Name, int(s.l.Index)
+	}
+	return m.passes(s, netfilter.FamilyARP, p, hook)
 }
 
 var broadcast = ether.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
@@ -75,7 +104,7 @@ func reversed(path []crossing) []crossing {
 
 // crosses reports whether rules of the bridges on a way let a frame pass: those of nftables' family bridge,
 // and for IPv6 those of the IP layer where br_netfilter shows them frames.
-func (m *Model) crosses(path []crossing, p netfilter.Packet) bool {
+func (m *inquiry) crosses(path []crossing, p netfilter.Packet) bool {
 	for _, c := range path {
 		q := p
 		if c.from != nil && c.from.Port.Locked && !c.h.onPort(c.br, c.from, p.EthSrc) {
@@ -87,7 +116,8 @@ func (m *Model) crosses(path []crossing, p netfilter.Packet) bool {
 		if c.to != nil {
 			q.Out, q.OutIndex = c.to.Name, int(c.to.Index)
 		}
-		if !m.passes(c.h, netfilter.FamilyBridge, q, c.hooks()...) {
+		at := station{c.h, c.br}
+		if !m.passes(at, netfilter.FamilyBridge, q, c.hooks()...) {
 			return false
 		}
 		ip := &packet{Headers: Headers{Dst: p.Dst}}
@@ -96,7 +126,7 @@ func (m *Model) crosses(path []crossing, p netfilter.Packet) bool {
 		}
 		q.In, q.InIndex, q.PhysIn = c.br.Name, int(c.br.Index), c.from.Name
 		q.Out, q.OutIndex, q.PhysOut = c.br.Name, int(c.br.Index), c.to.Name
-		if !m.passes(c.h, netfilter.FamilyIPv6, q, c.hooks()...) {
+		if !m.passes(at, netfilter.FamilyIPv6, q, c.hooks()...) {
 			return false
 		}
 	}
@@ -118,14 +148,18 @@ func (c crossing) hooks() []netfilter.Hook {
 var untracked = netfilter.Conn{State: netfilter.ConnUntracked}
 
 // passes reports whether no rule of the hooks is known to drop a packet that no connection belongs to.
-func (m *Model) passes(h *host, family netfilter.Family, p netfilter.Packet, hooks ...netfilter.Hook) bool {
-	if h.Netfilter == nil {
+func (m *inquiry) passes(s station, family netfilter.Family, p netfilter.Packet, hooks ...netfilter.Hook) bool {
+	if s.h.Netfilter == nil {
 		return true
 	}
-	st := netfilter.NewState(h.Netfilter)
+	st := netfilter.NewState(s.h.Netfilter)
 	for _, hook := range hooks {
-		for _, o := range st.Run(family, hook, p, untracked, env{m, h}) {
+		for _, o := range st.Run(family, hook, p, untracked, env{m.Model, s.h}) {
 			if o.Verdict == netfilter.Drop || o.Verdict == netfilter.Reject {
+				if m.blocked == nil {
+					m.blocked = &blocked{s, nfStep(s.h, o, s.l, nil)}
+					m.blocked.step.Note = fmt.Sprintf("drops the question who has %s, or the answer", m.ip)
+				}
 				return false
 			}
 		}

@@ -170,9 +170,12 @@ func (w *walk) bypass(h *host, dev *tables.Link, o *packet, oif string) bool {
 // vxlanReceive is the UDP socket's vxlan_rcv: the device by port and VNI. All devices of one port and
 // address family share the socket.
 func (w *walk) vxlanReceive(h *host, o *packet) {
-	var onPort, match *tables.Link
+	var onPort, match, down *tables.Link
 	for i := range h.Links {
 		l := &h.Links[i]
+		if l.VXLAN != nil && !l.Up && l.VXLAN.Port == o.DstPort && l.VXLAN.VNI == o.vni {
+			down = l
+		}
 		if l.VXLAN == nil || !l.Up || l.VXLAN.Port != o.DstPort || !sameFamily(l.VXLAN, o.Dst) {
 			continue
 		}
@@ -184,6 +187,9 @@ func (w *walk) vxlanReceive(h *host, o *packet) {
 	switch {
 	case onPort == nil:
 		w.drop(ReasonNoSocket, h, o.in, w.socketStep(h, o, fmt.Sprintf("no VXLAN device that is up listens on UDP port %d", o.DstPort)))
+	case match == nil && down != nil: // its socket is open all the same: another device's
+		s := h.linkStep(down, fmt.Sprintf("the device with VNI %d is down", o.vni))
+		w.drop(ReasonNoSocket, h, o.in, s)
 	case match == nil:
 		s := h.linkStep(onPort, fmt.Sprintf("VNI is %d, the packet carries %d", onPort.VXLAN.VNI, o.vni))
 		s.Kind, s.Command = StepVXLAN, h.cmd("ip -d link show dev %s", onPort.Name)

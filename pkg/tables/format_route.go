@@ -131,7 +131,7 @@ func tosName(t uint8) string {
 // FormatRule gives the row of ip rule show.
 func (n *Netns) FormatRule(r Rule) string {
 	var l line
-	l.add("%d:\t%s", r.Priority, notPrefix(r)+"from "+selector(r.Src))
+	l.add("%d: %s", r.Priority, notPrefix(r)+"from "+selector(r.Src))
 	l.addIf(r.Dst.IsValid(), "to %s", selector(r.Dst))
 	l.addIf(r.TOS != 0, "tos %s", tosName(r.TOS))
 	switch {

@@ -34,7 +34,7 @@ func (s *session) contrast(ctx context.Context, r *report.Report) {
 	if r.Verdict.Status == report.Healthy || always {
 		s.sizes(ctx)
 	}
-	if strings.HasPrefix(r.Verdict.Cause, "lost-after-") || always {
+	if strings.HasPrefix(r.Verdict.Cause, "lost-after-") || r.Verdict.Cause == "underlay-neigh-wrong" || always {
 		s.betweenNodes(ctx, r.Verdict.Leg == report.Reply)
 	}
 }

@@ -144,8 +144,15 @@ func compare(c *Case) (plan, verify.Input) {
 func intent(c *Case, m *forward.Model) *verify.Intent {
 	return &verify.Intent{
 		Src: end(c.From, c.Flow.Src), Dst: end(c.To, c.Flow.Dst),
-		Nodes: c.Inventory.Nodes, Snapshot: c.Snapshot, Model: m,
+		Port: askedPort(c.Flow), Nodes: c.Inventory.Nodes, Snapshot: c.Snapshot, Model: m,
 	}
+}
+
+func askedPort(f forward.Flow) uint16 {
+	if f.Proto == forward.ProtoTCP || f.Proto == forward.ProtoUDP {
+		return f.DstPort
+	}
+	return 0
 }
 
 func end(l resolve.Location, ip netip.Addr) verify.End {

@@ -16,6 +16,7 @@ type Sized struct {
 	Flow     forward.Flow
 	Observed *Observed
 	Size     diagnose.Size
+	Witness  diagnose.Witness
 }
 
 // Bytes before the payload of an echo: IP header and ICMP header.
@@ -50,7 +51,7 @@ func (s *session) sizes(ctx context.Context) {
 		}
 		size.Bytes, size.Sent, size.Answered = bytes, size.Sent+st.c.Sent.Sent, st.c.Sent.Answered
 		size.Errors = append(size.Errors, st.c.Sent.Errors...)
-		c.Sized = &Sized{Flow: st.c.Flow, Observed: st.c.Observed, Size: size}
+		c.Sized = &Sized{Flow: st.c.Flow, Observed: st.c.Observed, Size: size, Witness: st.c.Witness}
 		if size.Answered > 0 {
 			break
 		}
@@ -140,7 +141,8 @@ func size(c *Case) *diagnose.Size {
 	sub.Flow, sub.Observed, sub.Sized = c.Sized.Flow, c.Sized.Observed, nil
 	p, in := compare(&sub)
 	out := c.Sized.Size
-	out.Path, out.Wire = verify.Verify(in), in.Wire
+	out.Path, out.Wire, out.Intent, out.Drops = verify.Verify(in), in.Wire, in.Intent, c.Sized.Witness.Drops
+	out.Node = c.From.Node
 	if d := out.Path.Request.Forward.Drop; d != nil && d.Reason == forward.ReasonTooBig {
 		out.Untold = untold(p.model, d, sub.Flow)
 	}

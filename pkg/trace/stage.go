@@ -128,6 +128,7 @@ func (st *stage) observe(ctx context.Context, pr *probe.Prober) error {
 	st.c.Observed = &Observed{Points: points, Frames: res.Frames, ArmNs: ses.ArmDuration().Nanoseconds(), End: end}
 	st.takeDrops(drops)
 	st.takeCounters(before, st.readCounters(ctx))
+	st.takeNeighbours(p)
 	return nil
 }
 

@@ -28,6 +28,7 @@ type End struct {
 // Intent is what the control plane meant, beside the snapshot that says who owns which address.
 type Intent struct {
 	Src, Dst End
+	Port     uint16 // of Dst that was asked for, 0: none
 	Nodes    []inventory.Node
 	Snapshot *tables.Snapshot
 	Model    *forward.Model
@@ -38,7 +39,7 @@ func (in *Intent) reversed() *Intent {
 		return nil
 	}
 	r := *in
-	r.Src, r.Dst = in.Dst, in.Src
+	r.Src, r.Dst, r.Port = in.Dst, in.Src, 0
 	return &r
 }
 
@@ -81,6 +82,9 @@ const (
 	CheckFDB       = "fdb dst"
 	CheckVtepMAC   = "vtep mac"
 	CheckVNI       = "vtep vni"
+	CheckVtepLocal = "vtep local"
+	CheckPort      = "port kept"
+	CheckGateway   = "pod gateway"
 	CheckDelivered = "delivered to"
 	CheckSource    = "source kept"
 )
@@ -89,6 +93,9 @@ const (
 // interface.
 func (in *Intent) routeCheck(s *forward.Step) (Check, bool) {
 	ns := in.Snapshot.ByID(s.Netns)
+	if ns != nil && s.Netns == in.Src.Netns && in.Src.Pod && s.Target == in.Dst.IP && s.Route != nil {
+		return in.gatewayCheck(ns, s)
+	}
 	if ns == nil || ns.Name != tables.HostName || s.Target != in.Dst.IP || in.Dst.Node == "" || !in.Dst.Pod {
 		return Check{}, false
 	}
@@ -110,17 +117,50 @@ func (in *Intent) routeCheck(s *forward.Step) (Check, bool) {
 	return c, true
 }
 
+// LeadsTo reports whether a node's route leads to the node of the far end.
+func (in *Intent) LeadsTo(r *tables.Route) bool {
+	return slices.ContainsFunc(r.NextHops, func(nh tables.NextHop) bool {
+		return nh.Gateway.IsValid() && in.nodeOf(nh.Gateway) == in.Dst.Node
+	})
+}
+
+// gatewayCheck: a pod's route for others must lead to its own node, by one of the node's addresses or by one
+// that the node answers for (link-local ones, proxy ARP).
+func (in *Intent) gatewayCheck(ns *tables.Netns, s *forward.Step) (Check, bool) {
+	host := in.Snapshot.ByID(in.Src.Host)
+	l := ns.Link(s.Ifindex)
+	if host == nil || l == nil || s.Route.Type != tables.RouteUnicast {
+		return Check{}, false
+	}
+	gw := s.Via
+	if !gw.IsValid() && !l.Loopback || gw.IsLinkLocalUnicast() || !l.Loopback && !servesSubnet(host, ns, l.Index) {
+		return Check{}, false // where the node has no address of the pod's subnet, that is what is wrong
+	}
+	st, found, _ := in.Model.WhoHas(s.Netns, s.Ifindex, gw)
+	ok := gw.IsValid() && (host.HasAddr(gw) || found && in.hostMAC(host, st.MAC))
+	return Check{
+		Name: CheckGateway, Source: FromIntent, OK: ok, Expected: "an address of " + host.Node,
+		Observed: orNone(s.Entry, "no route"),
+	}, true
+}
+
+// servesSubnet reports whether the node has an address in the subnet of a pod's interface.
+func servesSubnet(host, pod *tables.Netns, dev tables.Ifindex) bool {
+	return slices.ContainsFunc(pod.Addrs, func(a tables.Addr) bool {
+		return a.Index == dev && slices.ContainsFunc(host.Addrs, func(h tables.Addr) bool { return a.Prefix.Masked().Contains(h.Prefix.Addr()) })
+	})
+}
+
+func (in *Intent) hostMAC(host *tables.Netns, m ether.MAC) bool {
+	return slices.ContainsFunc(host.Links, func(l tables.Link) bool { return l.MAC == m })
+}
+
 // gateway is the next hop that the walk took: the one of the route on the step's device.
 func gateway(s *forward.Step) netip.Addr {
 	if s.Route == nil {
 		return netip.Addr{}
 	}
-	for _, nh := range s.Route.NextHops {
-		if nh.Index == s.Ifindex {
-			return nh.Gateway
-		}
-	}
-	return netip.Addr{}
+	return s.Via
 }
 
 // podRouteCheck: on the pod's own node the route must lead to the pod's bridge, or to its veth.
@@ -279,7 +319,28 @@ func (in *Intent) fdbCheck(s *forward.Step) (Check, bool) {
 	if n := in.node(in.Dst.Node); n != nil {
 		c.Announced = addrString(n.Flannel.PublicIP)
 	}
+	if c.OK {
+		c.OK = in.ownTunnel(s)
+	}
 	return c, true
+}
+
+// ownTunnel reports whether an FDB row sends by the device's own tunnel: a row may override UDP port, VNI and
+// device.
+func (in *Intent) ownTunnel(s *forward.Step) bool {
+	l := in.link(s)
+	if l == nil || l.VXLAN == nil {
+		return true
+	}
+	v, f := l.VXLAN, s.FDB
+	return (f.Port == 0 || f.Port == v.Port) && (f.VNI == 0 || f.VNI == v.VNI) && (f.Via == 0 || v.Lower == 0 || f.Via == v.Lower)
+}
+
+func (in *Intent) link(s *forward.Step) *tables.Link {
+	if ns := in.Snapshot.ByID(s.Netns); ns != nil {
+		return ns.Link(s.Ifindex)
+	}
+	return nil
 }
 
 // vtepUnderlay are the underlay addresses under which a node's VTEP may rightly be known: what it
@@ -330,6 +391,11 @@ func (in *Intent) vxlanChecks(s *forward.Step) []Check {
 		c.Name, c.Expected, c.Observed, c.OK = CheckVtepMAC, announced.String(), l.MAC.String(), l.MAC == announced
 		out = append(out, c)
 	}
+	if want := announcedLocal(ns, n, l); want.IsValid() {
+		c := base
+		c.Name, c.Expected, c.Observed, c.OK = CheckVtepLocal, want.String(), addrString(l.VXLAN.Local), l.VXLAN.Local == want
+		out = append(out, c)
+	}
 	if n.Flannel.VNI != 0 {
 		c := base
 		c.Name, c.OK = CheckVNI, uint32(l.VXLAN.VNI) == n.Flannel.VNI
@@ -339,6 +405,38 @@ func (in *Intent) vxlanChecks(s *forward.Step) []Check {
 	return out
 }
 
+// announcedLocal is the address that the VTEP should send from: the one that the node announced, if it is on one
+// of its interfaces. That of a node behind a NAT is on none, and says nothing.
+func announcedLocal(ns *tables.Netns, n *inventory.Node, l *tables.Link) netip.Addr {
+	a := n.Flannel.PublicIP
+	if l.VXLAN.Local.Is6() {
+		a = n.Flannel.PublicIPv6
+	}
+	if !a.IsValid() || !l.VXLAN.Local.IsValid() || !ns.HasAddr(a) {
+		return netip.Addr{}
+	}
+	return a
+}
+
+// meant reports whether a packet that ends in a namespace has come to where it was meant to.
+func (in *Intent) meant(final tables.NetnsID) bool {
+	return in == nil || in.Dst.Netns.IsZero() || final == in.Dst.Netns
+}
+
+// other judges an alternative by intent alone: no packet took it.
+func (in *Intent) other(l forward.Leg) Other {
+	o := Other{Leg: l}
+	if in == nil {
+		return o
+	}
+	for i := range l.Hops {
+		o.Checks = append(o.Checks, in.stepChecks(l.Hops[i].Steps)...)
+	}
+	o.Checks = append(o.Checks, in.stepChecks(l.Tail)...)
+	o.Checks = append(o.Checks, in.endChecks(l)...)
+	return o
+}
+
 // endChecks look at the packet where it ends up: in the right namespace, and from the address that sent
 // it, which pods of one cluster keep for each other.
 func (in *Intent) endChecks(l forward.Leg) []Check {
@@ -346,6 +444,11 @@ func (in *Intent) endChecks(l forward.Leg) []Check {
 		return nil
 	}
 	var last *forward.Step
+	for i := range l.Tail {
+		if l.Tail[i].Kind == forward.StepRoute {
+			last = &l.Tail[i]
+		}
+	}
 	node, dev := "", ""
 	if n := len(l.Hops); n > 0 {
 		node, dev = l.Hops[n-1].Node, l.Hops[n-1].Interface
@@ -354,9 +457,18 @@ func (in *Intent) endChecks(l forward.Leg) []Check {
 		Name: CheckDelivered, Source: FromIntent, OK: l.Final == in.Dst.Netns, Node: node, Interface: dev, Step: last,
 		Expected: in.nsName(in.Dst.Netns), Observed: in.nsName(l.Final),
 	}}
+	if nat := natStep(l, "ipDst"); nat != nil {
+		out[0].Step = nat
+	}
+	if in.Dst.Pod && in.Port != 0 && l.FinalFlow.DstPort != in.Port {
+		out = append(out, Check{
+			Name: CheckPort, Source: FromIntent, Node: node, Interface: dev, Step: natStep(l, "dstPort"),
+			Expected: fmt.Sprint(in.Port), Observed: fmt.Sprint(l.FinalFlow.DstPort),
+		})
+	}
 	if in.Src.Pod && in.Dst.Pod {
 		c := Check{
-			Name: CheckSource, Source: FromIntent, OK: l.FinalFlow.Src == in.Src.IP, Step: natStep(l),
+			Name: CheckSource, Source: FromIntent, OK: l.FinalFlow.Src == in.Src.IP, Step: natStep(l, "ipSrc"),
 			Expected: in.Src.IP.String(), Observed: l.FinalFlow.Src.String(), Node: node, Interface: dev,
 		}
 		if c.Step != nil {
@@ -367,18 +479,26 @@ func (in *Intent) endChecks(l forward.Leg) []Check {
 	return out
 }
 
-// natStep finds the netfilter rule that rewrote an address.
-func natStep(l forward.Leg) *forward.Step {
-	for i := range l.Hops {
-		for k := range l.Hops[i].Steps {
-			s := &l.Hops[i].Steps[k]
-			if s.Kind == forward.StepNetfilter && s.Rule != nil && slices.Contains(s.Fields, "ipSrc") {
+// natStep finds the netfilter rule that rewrote a field.
+func natStep(l forward.Leg, field string) *forward.Step {
+	wrote := func(steps []forward.Step) *forward.Step {
+		for k := range steps {
+			if s := &steps[k]; s.Kind == forward.StepNetfilter && s.Rule != nil && slices.Contains(s.Fields, field) {
 				return s
 			}
 		}
+		return nil
 	}
-	return nil
+	for i := range l.Hops {
+		if s := wrote(l.Hops[i].Steps); s != nil {
+			return s
+		}
+	}
+	return wrote(l.Tail)
 }
+
+// NATStep is natStep, for the diagnosis.
+func NATStep(l forward.Leg, field string) *forward.Step { return natStep(l, field) }
 
 func (in *Intent) node(name string) *inventory.Node {
 	for i := range in.Nodes {

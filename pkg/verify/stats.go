@@ -119,9 +119,9 @@ func (l *Leg) losses() {
 }
 
 // lostSince counts the packets that were seen at a hop and at none of those that follow. Where they were the
-// first ones and at least two came through after them, healed is the time from the first to the first that did.
+// first ones, more than one, and at least three came through after them, healed is the time from the first to the first that did.
 func lostSince(before []int64, rest []Hop) (n int, healed time.Duration) {
-	const enough = 2
+	const enough = 3
 	var first, through int64
 	after, again := 0, false
 	for j := range before {
@@ -140,7 +140,7 @@ func lostSince(before []int64, rest []Hop) (n int, healed time.Duration) {
 		n++
 		again = again || after > 0
 	}
-	if n > 0 && !again && after >= enough {
+	if n > 1 && !again && after >= enough {
 		healed = time.Duration(through - first)
 	}
 	return n, healed

@@ -84,11 +84,19 @@ type Leg struct {
 	// Last is the index of the last hop at which every or any packet was seen; -1: none.
 	Last int
 	// Others are the alternatives that the tables allow beside Forward.
-	Others []forward.Leg
+	Others []Other
+	// Foreign are replies that never passed the far end's own interface: somebody else sent them.
+	Foreign []correlate.Journey
 	// crossings are the passages from one node to another among the observed hops.
 	crossings []crossing
 	// Strays are passages that no table predicts: other interfaces, other directions, loops.
 	Strays []Stray
+}
+
+// Other is an alternative, with intent's opinion of it.
+type Other struct {
+	forward.Leg
+	Checks []Check
 }
 
 // Stray is a sighting where no hop was expected.
@@ -166,7 +174,15 @@ func verifyLeg(name string, in Input, alternatives []forward.Leg, js []correlate
 	}
 	picked := pickAlternative(alternatives, js, taps)
 	leg.Forward = alternatives[picked]
-	leg.Others = slices.Delete(slices.Clone(alternatives), picked, picked+1)
+	for i, l := range alternatives {
+		if i != picked {
+			leg.Others = append(leg.Others, intent.other(l))
+		}
+	}
+	if name == legReply {
+		js, leg.Foreign = own(js, leg.Forward, taps)
+		leg.Journeys = len(js)
+	}
 	used := make(map[sightingKey]bool)
 	shift := ttlShift(leg.Forward, js, taps)
 	for i := range leg.Forward.Hops {
@@ -177,9 +193,33 @@ func verifyLeg(name string, in Input, alternatives []forward.Leg, js []correlate
 	}
 	leg.Tail = append(leg.Tail, intent.stepChecks(leg.Forward.Tail)...)
 	leg.Tail = append(leg.Tail, intent.endChecks(leg.Forward)...)
-	leg.settle(in.Wire != nil, taps)
+	leg.settle(in.Wire != nil, taps, intent)
 	leg.Strays = strays(js, used)
 	return leg
+}
+
+// legReply is the name of the way back.
+const legReply = "reply"
+
+// own splits replies into those that set out from the leg's first hop and those that did not, though a tap there
+// would have shown them: a node's own reset, an impostor.
+func own(js []correlate.Journey, l forward.Leg, taps tapIndex) (mine, foreign []correlate.Journey) {
+	if len(l.Hops) == 0 {
+		return js, nil
+	}
+	first := l.Hops[0]
+	t, ok := taps.at(first)
+	if !ok || t.Drops > 0 || t.Err != "" || first.Opaque != "" || first.Hidden != "" {
+		return js, nil
+	}
+	for _, j := range js {
+		if seenAt([]correlate.Journey{j}, t.Point, direction(first.Dir)) {
+			mine = append(mine, j)
+		} else {
+			foreign = append(foreign, j)
+		}
+	}
+	return mine, foreign
 }
 
 // tapIndex finds the capture point of a hop.
@@ -317,7 +357,7 @@ func (h *Hop) observe(js []correlate.Journey, taps tapIndex, used map[sightingKe
 }
 
 // settle gives every hop its state, and finds the last one that was seen.
-func (l *Leg) settle(watched bool, taps tapIndex) {
+func (l *Leg) settle(watched bool, taps tapIndex, intent *Intent) {
 	for i := range l.Hops {
 		if l.Hops[i].Seen > 0 {
 			l.Last = i
@@ -328,7 +368,7 @@ func (l *Leg) settle(watched bool, taps tapIndex) {
 	}
 	l.bridged()
 	l.latencies()
-	if n := len(l.Hops); n > 0 && l.Forward.End == forward.Delivered {
+	if n := len(l.Hops); n > 0 && l.Forward.End == forward.Delivered && intent.meant(l.Forward.Final) {
 		l.Arrived = l.Hops[n-1].Seen
 	}
 }
