@@ -80,7 +80,9 @@ type Conn struct {
 	Entry Entry
 	// srcDone and dstDone: the connection's first packet has been through the nat chains of that sort
 	srcDone, dstDone bool
-	zone             uint16 // that a rule chose before conntrack looked
+	// template: a rule chose the zone before conntrack looked; the first that does so has its way
+	template bool
+	zone     uint16
 }
 
 // tracked reports whether the packet has a connection (nf_ct_get is not NULL).

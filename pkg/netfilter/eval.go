@@ -19,14 +19,12 @@ func (r *run) eval(e *Expr) (*Jump, bool) {
 	case OpReject:
 		return r.reject(e)
 	case OpNotrack:
-		if r.ct.State == ConnNone {
+		if r.ct.State == ConnNone && !r.ct.template {
 			r.ct.State = ConnUntracked
 		}
 		return nil, true
 	case OpZone:
-		if r.ct.State == ConnNone {
-			r.ct.zone = uint16(e.Mod) //nolint:gosec // a zone has 16 bits
-		}
+		r.setZone(uint16(e.Mod)) //nolint:gosec // a zone has 16 bits
 		return nil, true
 	case OpNAT:
 		return r.evalNAT(e)
@@ -280,6 +278,13 @@ func (r *run) dynset(e *Expr) bool {
 	return !e.Invert
 }
 
+// setZone attaches a template to a packet that conntrack has not looked at.
+func (r *run) setZone(zone uint16) {
+	if r.ct.State == ConnNone && !r.ct.template {
+		r.ct.template, r.ct.zone = true, zone
+	}
+}
+
 // evalSet is meta and ct with a source register.
 func (r *run) evalSet(e *Expr) (*Jump, bool) {
 	switch {
@@ -289,9 +294,7 @@ func (r *run) evalSet(e *Expr) (*Jump, bool) {
 		if !v.sure() {
 			return &Jump{Code: JumpUnknown}, true
 		}
-		if r.ct.State == ConnNone {
-			r.ct.zone = binary.NativeEndian.Uint16(v.b)
-		}
+		r.setZone(binary.NativeEndian.Uint16(v.b))
 		return nil, true
 	case e.Key == "pkttype" || e.Key == "broute":
 		return &Jump{Code: JumpUnknown}, true // changes who gets the packet

@@ -174,10 +174,10 @@ func (m *Match) text() string {
 		}
 		b.WriteString(flag + " " + v)
 	}
-	if m.Src.IsValid() && m.Src.Bits() > 0 {
+	if m.Src.IsValid() && (m.Src.Bits() > 0 || m.NotSrc) {
 		add(m.NotSrc, "-s", m.Src.String())
 	}
-	if m.Dst.IsValid() && m.Dst.Bits() > 0 {
+	if m.Dst.IsValid() && (m.Dst.Bits() > 0 || m.NotDst) {
 		add(m.NotDst, "-d", m.Dst.String())
 	}
 	add(m.NotIn, "-i", m.In)

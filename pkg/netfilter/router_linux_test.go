@@ -170,9 +170,9 @@ type script struct{ command, text string }
 
 // load replaces all rules and forgets all connections.
 func (w *router) load(scripts []script) error {
-	empty := map[string]string{"legacy": "*raw\nCOMMIT\n*mangle\nCOMMIT\n*nat\nCOMMIT\n*filter\nCOMMIT\n"}
+	const empty = "*raw\nCOMMIT\n*mangle\nCOMMIT\n*nat\nCOMMIT\n*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n"
 	for _, c := range []string{"iptables-legacy-restore", "ip6tables-legacy-restore"} {
-		if err := runIn(w.ns, empty["legacy"], c); err != nil {
+		if err := runIn(w.ns, empty, c); err != nil {
 			return err
 		}
 	}

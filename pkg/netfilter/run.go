@@ -65,6 +65,12 @@ func (o *Outcome) same(e *Outcome) bool {
 		e.Conn.Entry.Reply == o.Conn.Entry.Reply && e.Conn.Entry.Mark == o.Conn.Entry.Mark
 }
 
+// sameFate: a packet that is dropped or rejected goes no further in either case.
+func (o *Outcome) sameFate(e *Outcome) bool {
+	stopped := func(v Verdict) bool { return v == Drop || v == Reject }
+	return stopped(o.Verdict) && stopped(e.Verdict) || o.same(e)
+}
+
 func appendDistinct(outs []Outcome, o Outcome) []Outcome {
 	for i := range outs {
 		if outs[i].same(&o) {
@@ -82,7 +88,7 @@ func undecided(passes []pass) (Outcome, bool) {
 	})
 	for i := range doubts {
 		for k := range passes {
-			if !doubts[i].out.same(&passes[k].out) && agree(doubts[i].choices, passes[k].choices) {
+			if !doubts[i].out.sameFate(&passes[k].out) && agree(doubts[i].choices, passes[k].choices) {
 				return unknownOutcome(doubts[i].out, passes[k].out), true
 			}
 		}
