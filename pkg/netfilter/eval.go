@@ -2,6 +2,7 @@ package netfilter
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -80,7 +81,7 @@ func (r *run) matches(e *Expr) bool {
 	case OpDynset:
 		return r.dynset(e)
 	case OpNumgen:
-		n := r.chanceOf(e, int(min(max(e.Mod, 1), maxPasses)), func(n int) string { return fmt.Sprintf("%s = %d", e.Text, n) })
+		n := r.chanceOf(e, int(min(max(e.Mod, 1), maxPasses)), func(n int) string { return fmt.Sprintf("%s = %d", cmp.Or(e.Key, e.Text), n) })
 		return r.loaded(e, exactly(host32(uint32(n)+e.Offset))) //nolint:gosec // below Mod
 	default:
 		return r.matchesXT(e)
@@ -128,7 +129,7 @@ func (r *run) hash(e *Expr) bool {
 	if e.Flags != 0 && v.sure() {
 		return r.loaded(e, exactly(host32(reciprocalScale(jhash(v.b, e.Seed), max(e.Mod, 1))+e.Offset)))
 	}
-	n := r.chanceOf(e, int(mod), func(n int) string { return fmt.Sprintf("%s = %d", e.Text, n) })
+	n := r.chanceOf(e, int(mod), func(n int) string { return fmt.Sprintf("%s = %d", cmp.Or(e.Key, e.Text), n) })
 	return r.loaded(e, exactly(host32(uint32(n)+e.Offset))) //nolint:gosec // below Mod
 }
 
