@@ -258,7 +258,7 @@ func (r *Ruleset) tracks(fam Family) bool {
 			continue
 		}
 		for k := range t.Chains {
-			if t.Chains[k].asksCT() {
+			if t.Chains[k].asksCT(fam) {
 				return true
 			}
 		}
@@ -267,12 +267,16 @@ func (r *Ruleset) tracks(fam Family) bool {
 	return len(r.Incomplete) > 0 && len(r.Conns) > 0
 }
 
-func (c *Chain) asksCT() bool {
+func (c *Chain) asksCT(fam Family) bool {
 	for i := range c.Rules {
 		for _, e := range c.Rules[i].Exprs {
 			switch e.Op {
-			case OpCT, OpNAT, OpState, OpConnmark, OpZone:
+			case OpCT, OpState, OpConnmark, OpZone:
 				return true
+			case OpNAT: // one to addresses of a family, in a table of both, asks for that family alone
+				if f := e.NAT.Family; f == 0 || f == FamilyInet || f == fam {
+					return true
+				}
 			case OpSetMark:
 				if e.Key != "" {
 					return true

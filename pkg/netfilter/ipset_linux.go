@@ -82,7 +82,7 @@ func (r *Ruleset) readIPSets(h *netns.Handle) error {
 		}
 	}
 	for i := range sets {
-		msgs, err := ipsetAsk(c, ipsetGetByName, netlink.Request|netlink.Acknowledge, sets[i].Name)
+		msgs, err := ipsetAsk(c, ipsetGetByName, netlink.Request, sets[i].Name)
 		if err != nil {
 			return fmt.Errorf("index of set %q: %w", sets[i].Name, err)
 		}

@@ -460,6 +460,12 @@ var routerAddrs = map[string][2]netip.Addr{
 }
 
 func (w *router) MasqueradeAddr(out string, dst netip.Addr) (netip.Addr, bool) {
+	switch { // lo has no address of a wider scope: another device's is taken
+	case out == "lo" && dst.Is6():
+		return dst, true
+	case out == "lo":
+		out = "rc"
+	}
 	return w.PrimaryAddr(out, dst.Is6())
 }
 

@@ -72,16 +72,36 @@ func TestRealRules(t *testing.T) {
 	}
 }
 
+// aim sends the probe to something that the rules know.
+func (g *generator) aim(q *probe) {
+	targets := []struct {
+		proto uint8
+		dst   string
+		port  uint16
+	}{
+		{protoTCP, "10.96.0.1", 80}, {protoTCP, "10.96.0.1", 443}, {protoTCP, "10.96.0.2", 80}, {protoUDP, "10.96.0.2", 53}, {protoTCP, "10.1.0.1", 30080}, {protoTCP, "10.1.0.1", 30081},
+		{protoTCP, "10.1.0.1", 8080}, {protoUDP, "10.1.0.1", 53}, {protoTCP, "10.2.0.2", 80}, {protoUDP, "10.2.0.2", 53}, {protoUDP, "10.2.0.4", 443}, {protoTCP, "10.2.0.3", 8080},
+	}
+	t := targets[g.r.IntN(len(targets))]
+	p := &q.p
+	src := map[string][]string{"client": {"10.1.0.2", "10.1.0.3"}, "router": {"10.1.0.1", "10.2.0.1"}, "server": {"10.2.0.2", "10.2.0.3"}}[q.from]
+	*p = Packet{Family: FamilyIPv4, EtherType: etherIPv4, Src: addr(g.one(src...)), Dst: addr(t.dst), Proto: t.proto, SrcPort: 20000 + g.port, DstPort: t.port, TTL: 64, Length: 60}
+	if t.proto == protoTCP {
+		p.TCPFlags = tcpSYN
+	}
+	q.ethernet()
+}
+
 func (w *router) realRules(file, command string) {
 	b, err := os.ReadFile(file)
 	w.must(err)
 	w.must(w.load([]script{{command, string(b)}}))
 	g := &generator{r: rand.New(rand.NewPCG(envNumber(w.t, "NETFILTER_SEED", 1), 9))}
 	var n tally
-	for range int(60 * envNumber(w.t, "CHAOS", 1)) {
+	for range int(45 * envNumber(w.t, "CHAOS", 1)) {
 		q := g.probe()
-		if g.chance(15) && !q.v6() && q.p.Proto != protoICMP {
-			q.p.Dst, q.p.DstPort = addr("10.1.0.1"), uint16(30080+g.r.IntN(2))
+		if g.chance(60) {
+			g.aim(&q)
 		}
 		got, ok := w.compare(NewState(w.read()), q, &n, func() string { return "" }, true)
 		if !ok {

@@ -11,7 +11,7 @@ import (
 // describe gives the expressions of an nftables rule the words of nft(8): the registers are followed
 // symbolically, and the expression that uses a value prints it. Those of iptables have their words already.
 func (t *Table) describe(r *Rule) {
-	d := describer{table: t}
+	d := describer{table: t, v6: t.Family == FamilyIPv6}
 	for i := range r.Exprs {
 		e := &r.Exprs[i]
 		if text, ok := d.step(e, r.Exprs[i+1:]); ok {
@@ -32,6 +32,8 @@ type describer struct {
 	table *Table
 	syms  []symbol
 	l4    string // the protocol that a comparison has established
+	v6    bool
+	low   string // of a range in two comparisons
 }
 
 // load notes what a register holds from now on.
@@ -71,7 +73,7 @@ func (d *describer) step(e *Expr, rest []Expr) (text string, ok bool) {
 	case OpMeta, OpCT:
 		return d.key(e)
 	case OpPayload:
-		text, kind := payloadText(e, d.l4)
+		text, kind := d.field(e)
 		return d.load(e.Dreg, text, kind)
 	case OpExthdr, OpLoad:
 		return d.load(e.Dreg, e.Text, "num")
@@ -103,7 +105,7 @@ func (d *describer) step(e *Expr, rest []Expr) (text string, ok bool) {
 	case OpNAT:
 		return d.nat(e)
 	case OpWrite:
-		text, kind := payloadText(e, d.l4)
+		text, kind := d.field(e)
 		return text + " set " + d.value(e.Sreg, kind), true
 	case OpVerdict:
 		if e.Text == "" && e.Jump != nil {
@@ -233,17 +235,30 @@ func (d *describer) compare(e *Expr, rest []Expr) string {
 	if s.mask != nil {
 		return d.masked(s, e, op)
 	}
-	text := s.text + " " + op + valueText(e.Data, s.kind)
-	if e.Cmp == cmpEq && s.text == "meta l4proto" && len(e.Data) > 0 {
+	value := valueText(e.Data, s.kind)
+	switch {
+	case e.Cmp == cmpGte && len(rest) > 0 && rest[0].Op == OpCmp && rest[0].Cmp == cmpLte && rest[0].Sreg == e.Sreg:
+		d.low = value
+		return ""
+	case e.Cmp == cmpLte && d.low != "":
+		op, value, d.low = "", d.low+"-"+value, ""
+	case e.Cmp == cmpEq && s.text == "meta l4proto" && len(e.Data) > 0:
 		d.l4 = protoWord(e.Data[0])
-		if len(rest) > 0 && rest[0].Op == OpPayload && rest[0].Base == baseTransport {
+		if reads(rest, baseTransport) {
+			return ""
+		}
+	case e.Cmp == cmpEq && (s.text == "meta nfproto" || s.text == "meta protocol"):
+		d.v6 = value == "ipv6" || value == "ip6"
+		if reads(rest, baseNetwork) {
 			return ""
 		}
 	}
-	if e.Cmp == cmpEq && (s.text == "meta nfproto" || s.text == "meta protocol") && len(rest) > 0 && rest[0].Op == OpPayload && rest[0].Base == baseNetwork {
-		return ""
-	}
-	return text
+	return s.text + " " + op + value
+}
+
+// reads reports whether a header is asked for later in the rule, which says its protocol by itself.
+func reads(rest []Expr, base uint32) bool {
+	return slices.ContainsFunc(rest, func(e Expr) bool { return e.Op == OpPayload && e.Base == base })
 }
 
 func bangEq(not bool) string {

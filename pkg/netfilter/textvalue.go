@@ -19,25 +19,41 @@ func fibText(e *Expr) string {
 	return "fib " + strings.Join(of, " . ") + " " + e.Key
 }
 
-// payloadText names the header field that is read, and how its values are printed.
-func payloadText(e *Expr, l4 string) (text, kind string) {
+// field names the header field that is read, and how its values are printed. Of an address nft reads only
+// the bytes that a prefix of whole bytes has.
+func (d *describer) field(e *Expr) (text, kind string) {
 	type field struct{ base, offset, length uint32 }
 	names := map[field][2]string{
-		{baseNetwork, 12, 4}: {"ip saddr", "addr"}, {baseNetwork, 16, 4}: {"ip daddr", "addr"}, {baseNetwork, 9, 1}: {"ip protocol", "proto"},
-		{baseNetwork, 8, 1}: {"ip ttl", "num"}, {baseNetwork, 8, 16}: {"ip6 saddr", "addr"}, {baseNetwork, 24, 16}: {"ip6 daddr", "addr"},
-		{baseNetwork, 2, 2}: {"ip length", "num"}, {baseNetwork, 6, 1}: {"ip6 nexthdr", "proto"}, {baseNetwork, 7, 1}: {"ip6 hoplimit", "num"},
+		{baseNetwork, 9, 1}: {"ip protocol", "proto"}, {baseNetwork, 8, 1}: {"ip ttl", "num"}, {baseNetwork, 2, 2}: {"ip length", "num"},
+		{baseNetwork, 6, 1}: {"ip6 nexthdr", "proto"}, {baseNetwork, 7, 1}: {"ip6 hoplimit", "num"},
 		{baseTransport, 0, 2}: {"th sport", "num"}, {baseTransport, 2, 2}: {"th dport", "num"}, {baseTransport, 13, 1}: {"tcp flags", "tcpflags"},
 		{baseTransport, 0, 1}: {"icmp type", "num"}, {baseTransport, 1, 1}: {"icmp code", "num"},
 		{baseLink, 0, 6}: {"ether daddr", "mac"}, {baseLink, 6, 6}: {"ether saddr", "mac"}, {baseLink, 12, 2}: {"ether type", "ethertype"},
+	}
+	addrs := []struct {
+		name         string
+		offset, size uint32
+	}{{"ip saddr", 12, 4}, {"ip daddr", 16, 4}}
+	if d.v6 || e.Len > 4 {
+		addrs[0].name, addrs[0].offset, addrs[0].size = "ip6 saddr", 8, 16
+		addrs[1].name, addrs[1].offset, addrs[1].size = "ip6 daddr", 24, 16
+	}
+	for _, a := range addrs {
+		if e.Base == baseNetwork && e.Offset == a.offset && e.Len == a.size {
+			return a.name, "addr"
+		}
+		if e.Base == baseNetwork && e.Offset == a.offset && e.Len < a.size {
+			return a.name, fmt.Sprintf("prefix%d", a.size)
+		}
 	}
 	n, ok := names[field{e.Base, e.Offset, e.Len}]
 	if !ok {
 		base := [...]string{"ll", "nh", "th", "ih"}[min(e.Base, 3)]
 		return fmt.Sprintf("@%s,%d,%d", base, e.Offset*8, e.Len*8), "hex"
 	}
-	if l4 != "" {
-		n[0] = strings.Replace(n[0], "th ", l4+" ", 1)
-		n[0] = strings.Replace(n[0], "icmp ", l4+" ", 1)
+	if d.l4 != "" {
+		n[0] = strings.Replace(n[0], "th ", d.l4+" ", 1)
+		n[0] = strings.Replace(n[0], "icmp ", d.l4+" ", 1)
 	}
 	return n[0], n[1]
 }
@@ -56,6 +72,14 @@ func valueText(v []byte, kind string) string {
 	case "addr":
 		if a, ok := netip.AddrFromSlice(v); ok {
 			return a.String()
+		}
+	case "prefix4", "prefix16":
+		full := append(bytes.Clone(v), make([]byte, 16)...)
+		if kind == "prefix4" {
+			full = full[:4]
+		}
+		if a, ok := netip.AddrFromSlice(full[:min(len(full), 16)]); ok {
+			return netip.PrefixFrom(a, 8*len(v)).String()
 		}
 	case "ifname":
 		n, _, ended := bytes.Cut(v, []byte{0})
