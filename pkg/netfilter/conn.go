@@ -274,6 +274,9 @@ func (c *Chain) asksCT(fam Family) bool {
 			case OpCT, OpState, OpConnmark, OpZone:
 				return true
 			case OpNAT: // one to addresses of a family, in a table of both, asks for that family alone
+				if e.NAT == nil {
+					continue
+				}
 				if f := e.NAT.Family; f == 0 || f == FamilyInet || f == fam {
 					return true
 				}

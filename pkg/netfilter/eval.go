@@ -10,6 +10,9 @@ import (
 
 // eval runs one expression: a verdict, or whether the rule goes on.
 func (r *run) eval(e *Expr) (*Jump, bool) {
+	if !e.sound() {
+		return &Jump{Code: JumpUnknown}, true
+	}
 	switch e.Op {
 	case OpPass:
 		return nil, true
@@ -49,6 +52,24 @@ func (r *run) eval(e *Expr) (*Jump, bool) {
 	default:
 	}
 	return nil, r.matches(e)
+}
+
+// sound reports whether an expression has what its Op needs: one from a file may not.
+func (e *Expr) sound() bool {
+	switch e.Op {
+	case OpTuple, OpPorts:
+		return e.Tuple != nil
+	case OpPhysdev:
+		return e.Tuple != nil && len(e.Data) >= 1
+	case OpAddrtype:
+		return len(e.Data) >= 2
+	case OpNAT:
+		return e.NAT != nil
+	case OpVerdict:
+		return e.Jump != nil
+	default:
+		return true
+	}
 }
 
 // matches evaluates an expression that only says yes or no, or loads a register.

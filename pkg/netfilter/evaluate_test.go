@@ -173,3 +173,42 @@ func TestWildcards(t *testing.T) {
 		}
 	}
 }
+
+func TestParseRecent(t *testing.T) {
+	l := parseRecent("seen", "src=10.0.0.1 ttl: 64 last_seen: 4295 oldest_pkt: 1 4295\nsrc=fd00::1 ttl: 1\nnoise\nsrc=x\n")
+	if want := []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}; !slices.Equal(l.Addrs, want) {
+		t.Errorf("%v, want %v", l.Addrs, want)
+	}
+}
+
+// TestBridgeAndDevice: the hooks of a bridge and of a device run their own families' chains, those of a
+// device only for that device.
+func TestBridgeAndDevice(t *testing.T) {
+	drop := Rule{Number: 1, Exprs: []Expr{verdict(JumpDrop, "")}}
+	table := func(fam Family, h Hook, devices ...string) Ruleset {
+		return Ruleset{Tables: []Table{{Backend: BackendNFT, Family: fam, Name: "t", Chains: []Chain{{Name: "c", Base: true, Type: "filter", Hook: h, Devices: devices, Rules: []Rule{drop}}}}}}
+	}
+	arp := udp("10.9.1.1", 0)
+	arp.Family, arp.EtherType, arp.ARPOp = FamilyARP, 0x806, 1
+	for _, c := range []struct {
+		name  string
+		rules Ruleset
+		fam   Family
+		hook  Hook
+		p     Packet
+		want  Verdict
+	}{
+		{"bridge", table(FamilyBridge, HookForward), FamilyBridge, HookForward, udp("10.9.1.1", 53), Drop},
+		{"bridge rules do not see routed packets", table(FamilyBridge, HookForward), FamilyIPv4, HookForward, udp("10.9.1.1", 53), Accept},
+		{"ingress", table(FamilyNetdev, HookIngress, "eth0"), FamilyNetdev, HookIngress, udp("10.9.1.1", 53), Drop},
+		{"ingress of another device", table(FamilyNetdev, HookIngress, "eth1"), FamilyNetdev, HookIngress, udp("10.9.1.1", 53), Accept},
+		{"ingress of a pattern", table(FamilyNetdev, HookIngress, "eth*"), FamilyNetdev, HookIngress, udp("10.9.1.1", 53), Drop},
+		{"inet ingress", table(FamilyInet, HookIngress, "eth0"), FamilyNetdev, HookIngress, udp("10.9.1.1", 53), Drop},
+		{"inet ingress leaves ARP alone", table(FamilyInet, HookIngress, "eth0"), FamilyNetdev, HookIngress, arp, Accept},
+		{"arp", table(FamilyARP, HookInput), FamilyARP, HookInput, arp, Drop},
+	} {
+		if outs := NewState(&c.rules).Run(c.fam, c.hook, c.p, Conn{}, plainEnv{}); len(outs) != 1 || outs[0].Verdict != c.want {
+			t.Errorf("%s: %s, want %s", c.name, outs[0].Verdict, c.want)
+		}
+	}
+}

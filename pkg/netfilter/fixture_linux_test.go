@@ -125,3 +125,18 @@ var xtTextRules = []string{
 	"-A FORWARD -m ttl --ttl-lt 5 -m length --length 100:200 -m pkttype --pkt-type unicast -j MARK --set-xmark 0x1/0xffffffff",
 	"-A FORWARD -m iprange --src-range 10.0.0.1-10.0.0.9 -m physdev --physdev-is-bridged -m mac --mac-source 02:00:00:00:00:01 -j ACCEPT",
 }
+
+func TestEbtablesInUse(t *testing.T) {
+	dir := t.TempDir()
+	for table, refs := range map[string]string{"filter": "1\n", "nat": "0\n"} {
+		if err := os.MkdirAll(dir+"/ebtable_"+table, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(dir+"/ebtable_"+table+"/refcnt", []byte(refs), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := ebtablesInUse(dir); len(got) != 1 || got[0] != "filter" {
+		t.Errorf("in use: %q", got)
+	}
+}

@@ -58,13 +58,6 @@ func over(inv bool) string {
 	return ""
 }
 
-func offsetText(n uint32) string {
-	if n == 0 {
-		return ""
-	}
-	return fmt.Sprintf(" offset %d", n)
-}
-
 func limitExpr(a attrs) Expr {
 	units := map[uint64]string{1: "second", 60: "minute", 3600: "hour", 86400: "day", 604800: "week"}
 	inv := a.u32(5)&1 != 0

@@ -39,6 +39,9 @@ func Read(h *netns.Handle, o ReadOptions) (*Ruleset, error) {
 	if err := h.Do(r.readRecent); err != nil {
 		r.incomplete("lists of -m recent", err)
 	}
+	for _, table := range ebtablesInUse("/sys/module") {
+		r.incomplete("ebtables table "+table, errEbtables)
+	}
 	if err := r.readConns(h, o); err != nil {
 		r.incomplete("conntrack", err)
 	}
@@ -90,6 +93,20 @@ func (r *Ruleset) readLegacy(h *netns.Handle, fam Family, names string) {
 	if err != nil {
 		r.incomplete("iptables "+names, err)
 	}
+}
+
+var errEbtables = errors.New("legacy ebtables has rules in some namespace, which are not read")
+
+// ebtablesInUse names the tables of legacy ebtables that hold rules: those hold a reference to their module.
+// To ask the kernel for a table would create it.
+func ebtablesInUse(modules string) (tables []string) {
+	for _, t := range []string{"broute", "filter", "nat"} {
+		b, err := os.ReadFile(modules + "/ebtable_" + t + "/refcnt")
+		if n, _ := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && n > 0 {
+			tables = append(tables, t)
+		}
+	}
+	return tables
 }
 
 // readRecent reads the lists of xt_recent.

@@ -17,7 +17,10 @@ const (
 
 // maxPasses bounds the evaluations of one hook: a service of a thousand endpoints that iptables chooses
 // among takes a thousand. What more would give is an Unknown outcome.
-const maxPasses = 2048
+const maxPasses = 1024
+
+// maxTotal bounds the rules that all passes of one hook run.
+const maxTotal = 4_000_000
 
 // Run plays one hook: every base chain that hangs there in order of priority, with conntrack and NAT at
 // their places. Several outcomes come back where rules choose at random or by a rate; one that is Unknown
@@ -25,7 +28,7 @@ const maxPasses = 2048
 func (s State) Run(fam Family, h Hook, p Packet, ct Conn, env Env) []Outcome {
 	var passes []pass
 	var outs []Outcome
-	for choices := []choice(nil); ; {
+	for choices, steps := []choice(nil), 0; ; {
 		r := &run{state: s, fam: fam, hook: h, p: p, ct: ct, env: env, choices: choices}
 		o := r.all()
 		passes = append(passes, pass{r.choices[:r.at], o})
@@ -34,9 +37,9 @@ func (s State) Run(fam Family, h Hook, p Packet, ct Conn, env Env) []Outcome {
 		if choices == nil {
 			break
 		}
-		if len(passes) >= maxPasses {
+		if steps += r.steps; len(passes) >= maxPasses || steps > maxTotal {
 			o.Verdict = Unknown
-			o.Chance = fmt.Sprintf("one of more than %d ways", maxPasses)
+			o.Chance = fmt.Sprintf("one of more than %d ways", len(passes))
 			return append(outs, o)
 		}
 	}

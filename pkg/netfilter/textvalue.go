@@ -157,3 +157,10 @@ func orNumber(s string, n uint64) string {
 	}
 	return s
 }
+
+func offsetText(n uint32) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" offset %d", n)
+}
