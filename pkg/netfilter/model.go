@@ -227,7 +227,8 @@ type Env interface {
 	ReverseDevice(addr netip.Addr, mark uint32) string
 }
 
-// DeviceEnv is what an Env may say of devices besides: ARPHRD_* and the group (ip link set group).
+// DeviceEnv is what an Env may say of devices besides: their type (ARPHRD_*) and index. Without it rules that
+// ask for these are unknown.
 type DeviceEnv interface {
 	DeviceType(name string) (arphrd uint16, ok bool)
 	DeviceIndex(name string) (index int, ok bool)

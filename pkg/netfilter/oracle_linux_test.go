@@ -107,7 +107,7 @@ func TestAgainstKernel(t *testing.T) {
 	}
 	t.Logf("seed %d (repeat with NETFILTER_SEED=%d)", seed, seed)
 	g := &generator{r: rand.New(rand.NewPCG(seed, 3))}
-	rounds, refused := int(100*envNumber(t, "CHAOS", 1)), 0
+	rounds, refused := int(80*envNumber(t, "CHAOS", 1)), 0
 	var n tally
 	for round := 0; round < rounds && !t.Failed(); round++ {
 		scripts := g.ruleset()
