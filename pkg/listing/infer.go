@@ -66,7 +66,7 @@ func (b *builder) hasIndex(i tables.Ifindex) bool {
 // leads settles what an interface is on top of.
 func (b *builder) leads(s *linkState) {
 	b.ix(b.c.names.dev(s.Name)) // an index of its own
-	if s.iflink != 0 && s.Parent == 0 && s.parent == 0 && s.iflink != s.Index {
+	if s.iflink != 0 && s.Parent == 0 && s.parent == 0 && (s.iflink != s.Index || s.EthtoolPeer != 0) {
 		s.Parent = s.iflink
 		if s.away == "" {
 			s.away = "?"
