@@ -49,6 +49,8 @@ type builder struct {
 	links []*linkState
 	named map[string]*linkState
 	nsids map[string]int // of other namespaces whose netnsid is not listed
+	// byIndex is linkAt's: it fills itself anew when it misses one
+	byIndex map[tables.Ifindex]*linkState
 
 	at struct {
 		addrs, rules, routes, neighs, fdb []Origin
@@ -59,6 +61,7 @@ type builder struct {
 // linkState is an interface while it is put together.
 type linkState struct {
 	tables.Link
+	pos                   int // in builder.links
 	at                    []Origin
 	detail, slave, isBr   bool
 	parent, lower, master tables.Ifindex // by name, as the interner numbers it
@@ -86,7 +89,7 @@ func group(c *collector) []*builder {
 		if b == nil {
 			b = &builder{
 				c: c, ns: &tables.Netns{Node: f.Node, Name: f.Netns, Peers: make(map[int]netns.ID)},
-				named: make(map[string]*linkState), nsids: make(map[string]int),
+				named: make(map[string]*linkState), nsids: make(map[string]int), byIndex: make(map[tables.Ifindex]*linkState),
 			}
 			at[key] = b
 			out = append(out, b)
@@ -196,11 +199,11 @@ func split[T any](rows []fact[T]) ([]T, []Origin) {
 	return vs, at
 }
 
-// state finds or makes an interface by name.
+// state finds or makes an interface by name; nil when there are too many.
 func (b *builder) state(name string) *linkState {
 	s := b.named[name]
-	if s == nil {
-		s = &linkState{Link: tables.Link{Name: name, ParentNetns: -1}}
+	if s == nil && len(b.links) < maxLinks {
+		s = &linkState{Link: tables.Link{Name: name, ParentNetns: -1}, pos: len(b.links)}
 		b.named[name] = s
 		b.links = append(b.links, s)
 	}
@@ -209,6 +212,10 @@ func (b *builder) state(name string) *linkState {
 
 func (b *builder) addLink(f *linkFact) {
 	s := b.state(f.name)
+	if s == nil {
+		b.c.notUnderstood(f.at, f.name, fmt.Sprintf("more than %d interfaces in one namespace", maxLinks))
+		return
+	}
 	s.at = append(s.at, f.at)
 	if f.index != 0 {
 		s.Index = f.index
@@ -242,8 +249,11 @@ func (b *builder) ix(id tables.Ifindex) tables.Ifindex {
 		return id
 	}
 	s := b.state(b.c.names.name(id))
+	if s == nil {
+		return 0
+	}
 	if s.Index == 0 {
-		s.Index = tables.Ifindex(firstUnlisted + slices.Index(b.links, s))
+		s.Index = tables.Ifindex(firstUnlisted + s.pos)
 	}
 	return s.Index
 }

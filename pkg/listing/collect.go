@@ -51,7 +51,7 @@ func newInterner() *interner { return &interner{ids: make(map[string]tables.Ifin
 
 // dev numbers a name; "" and what is one too many are 0, none.
 func (n *interner) dev(name string) tables.Ifindex {
-	if id, ok := n.ids[name]; ok || name == "" || len(n.names) >= maxAnonymous {
+	if id, ok := n.ids[name]; ok || name == "" || len(n.names) >= maxNames {
 		return id
 	}
 	n.names = append(n.names, name)

@@ -65,7 +65,9 @@ func (b *builder) hasIndex(i tables.Ifindex) bool {
 
 // leads settles what an interface is on top of.
 func (b *builder) leads(s *linkState) {
-	b.ix(b.c.names.dev(s.Name)) // an index of its own
+	if s.Index == 0 {
+		s.Index = tables.Ifindex(firstUnlisted + s.pos)
+	}
 	if s.iflink != 0 && s.Parent == 0 && s.parent == 0 && (s.iflink != s.Index || s.EthtoolPeer != 0) {
 		s.Parent = s.iflink
 		if s.away == "" {
@@ -139,8 +141,9 @@ func (b *builder) infer(k *kubeFacts) {
 		s.Master = b.ix(s.master)
 	}
 	b.resolve()
+	w := b.witnesses()
 	for _, s := range b.links {
-		b.inferKind(s)
+		b.inferKind(s, w)
 	}
 	for i := 0; i < len(b.links); i++ {
 		s := b.links[i]
@@ -155,7 +158,28 @@ func (b *builder) infer(k *kubeFacts) {
 	b.localRoutes()
 }
 
-func (b *builder) inferKind(s *linkState) {
+// witness is what other outputs make of interfaces, by index.
+type witness struct {
+	vxlan  map[tables.Ifindex]Origin // rows of their FDB have destinations
+	master map[tables.Ifindex]string // others name them as their master
+}
+
+func (b *builder) witnesses() witness {
+	w := witness{make(map[tables.Ifindex]Origin), make(map[tables.Ifindex]string)}
+	for i, f := range b.ns.FDB {
+		if _, ok := w.vxlan[f.Index]; !ok && f.Dst.IsValid() && f.Master == 0 {
+			w.vxlan[f.Index] = b.at.fdb[i]
+		}
+	}
+	for _, s := range b.links {
+		if s.Master != 0 {
+			w.master[s.Master] = s.Name
+		}
+	}
+	return w
+}
+
+func (b *builder) inferKind(s *linkState, w witness) {
 	if s.Name == "lo" {
 		s.Loopback = true
 		if s.HardwareTy == 0 {
@@ -166,7 +190,7 @@ func (b *builder) inferKind(s *linkState) {
 	if s.Kind != "" || s.detail {
 		return
 	}
-	switch why := b.kindOf(s); {
+	switch why := kindBy(s, w); {
 	case s.Kind != "":
 		b.assume(tabLinks, "%s is taken as %s: %s, and ip -d link is not listed", s.Name, s.Kind, why)
 	case s.away != "":
@@ -175,24 +199,21 @@ func (b *builder) inferKind(s *linkState) {
 	}
 }
 
-// kindOf sets the kind by what other outputs make of the interface, and says what that was.
-func (b *builder) kindOf(s *linkState) string {
-	if s.isBr {
+// kindBy sets the kind by what other outputs make of the interface, and says what that was.
+func kindBy(s *linkState, w witness) string {
+	const master = 0x400 // IFF_MASTER: a bond, a VRF
+	at, rows := w.vxlan[s.Index]
+	port, named := w.master[s.Index]
+	switch {
+	case s.isBr:
 		s.Kind = "bridge"
 		return "brctl shows it"
-	}
-	for i, f := range b.ns.FDB {
-		if f.Index == s.Index && f.Dst.IsValid() && f.Master == 0 {
-			s.Kind = "vxlan"
-			return fmt.Sprintf("its rows in the FDB have destinations (%s)", b.at.fdb[i])
-		}
-	}
-	const master = 0x400 // IFF_MASTER: a bond, a VRF
-	for _, o := range b.links {
-		if o.Master == s.Index && s.Flags&master == 0 && s.Name != "ovs-system" {
-			s.Kind = "bridge"
-			return o.Name + " names it as its master"
-		}
+	case rows:
+		s.Kind = "vxlan"
+		return fmt.Sprintf("its rows in the FDB have destinations (%s)", at)
+	case named && s.Flags&master == 0 && s.Name != "ovs-system":
+		s.Kind = "bridge"
+		return port + " names it as its master"
 	}
 	for _, n := range knownNames {
 		if n.re.MatchString(s.Name) {
@@ -209,13 +230,13 @@ func (b *builder) inferPort(s *linkState) {
 		s.Port = nil
 		return
 	}
-	br := slices.IndexFunc(b.links, func(o *linkState) bool { return o.Index == s.Master })
-	if br < 0 || b.links[br].Kind != "bridge" {
+	br := b.linkAt(s.Master)
+	if br == nil || br.Kind != "bridge" {
 		s.Port = nil
 		return
 	}
-	if b.links[br].Bridge == nil {
-		b.links[br].Bridge = &tables.Bridge{Ageing: 300}
+	if br.Bridge == nil {
+		br.Bridge = &tables.Bridge{Ageing: 300}
 	}
 	portOf(&s.Link)
 	if !s.slave {
@@ -300,45 +321,6 @@ func (b *builder) resolve() {
 	}
 }
 
-// bridgeMACs finds the ports behind the numbers of brctl showmacs: listed, or by the rows that are a port's
-// own address.
-func (b *builder) bridgeMACs() {
-	for _, f := range b.facts {
-		for _, m := range f.macs {
-			br := b.named[m.bridge]
-			port := b.portByNumber(f.macs, br, m.port)
-			if br == nil || port == nil {
-				b.c.notUnderstood(m.at, m.row.MAC.String(), fmt.Sprintf("no listing says which interface is port %d of %s", m.port, quote(m.bridge)))
-				continue
-			}
-			row := m.row
-			row.Index, row.Master = port.Index, br.Index
-			if !slices.ContainsFunc(b.ns.FDB, func(o tables.FDB) bool { return o.MAC == row.MAC && o.Master == row.Master }) {
-				b.ns.FDB, b.at.fdb = append(b.ns.FDB, row), append(b.at.fdb, m.at)
-			}
-		}
-	}
-}
-
-func (b *builder) portByNumber(macs []bridgeMAC, br *linkState, no uint16) *linkState {
-	if br == nil {
-		return nil
-	}
-	for _, s := range b.links {
-		if s.Master == br.Index && s.portNo == no {
-			return s
-		}
-	}
-	for _, m := range macs {
-		for _, s := range b.links {
-			if m.port == no && m.row.Local && s.Master == br.Index && s.MAC == m.row.MAC && s.portNo == 0 {
-				return s
-			}
-		}
-	}
-	return nil
-}
-
 // inferUp: an interface that is known by its name alone is one that other tables use.
 func (b *builder) inferUp() {
 	var names []string
@@ -384,11 +366,16 @@ func (b *builder) derive(r tables.Route, at Origin) {
 	b.ns.Routes, b.at.routes = append(b.ns.Routes, r), append(b.at.routes, at)
 }
 
+// linkAt finds an interface by its index, once the indexes are settled.
 func (b *builder) linkAt(i tables.Ifindex) *linkState {
-	for _, s := range b.links {
-		if s.Index == i {
-			return s
-		}
+	if s := b.byIndex[i]; s != nil && s.Index == i {
+		return s
 	}
-	return nil
+	for _, s := range b.links {
+		b.byIndex[s.Index] = s
+	}
+	if i == 0 {
+		return nil
+	}
+	return b.byIndex[i]
 }

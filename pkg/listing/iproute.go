@@ -14,8 +14,6 @@ type ipRoute struct {
 	table uint32 // that rows without one are of
 	all   bool
 	last  *fact[tables.Route]
-	seen6 bool
-	seen4 bool
 }
 
 func newIPRoute(b *block) *ipRoute {
@@ -100,7 +98,6 @@ func (p *ipRoute) line(l line) bool {
 		return false // a lone address is no route
 	}
 	p.attributes(l, &r, w)
-	p.seen4, p.seen6 = p.seen4 || !six, p.seen6 || six
 	p.routes = append(p.routes, fact[tables.Route]{p.at(l), r})
 	p.last = &p.routes[len(p.routes)-1]
 	return true
@@ -265,7 +262,6 @@ func (p *ipRoute) hop(l line, w words) {
 	r := &p.last.v
 	if h.Gateway.Is6() && r.Dst.Bits() == 0 && r.Dst.Addr().Is4() && len(r.NextHops) == 0 && !p.seen4Other() {
 		r.Dst = anyPrefix(true)
-		p.seen6 = true
 	}
 	r.NextHops = append(r.NextHops, h)
 }

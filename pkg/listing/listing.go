@@ -20,7 +20,8 @@ const (
 	maxUnread     = 1000     // lines that are reported as not understood
 	maxOutputs    = 100_000
 	maxDocument   = 16 << 20 // bytes of one JSON or YAML document
-	maxAnonymous  = 1 << 16  // devices that are known by name alone
+	maxNames      = 1 << 17  // names of devices, of all namespaces together
+	maxLinks      = 4096     // interfaces of one namespace
 	maxNoteLength = 200      // bytes of a quoted line
 )
 

@@ -61,7 +61,7 @@ func (p *misc) ethtool(l line, w words) bool {
 const maxSysctls = 1 << 20
 
 // sysctl reads "net.ipv4.conf.flannel/1.forwarding = 1": sysctl(8) writes the dots of a name as slashes.
-func (p *misc) sysctl(l line, w words) bool {
+func (p *misc) sysctl(l line, _ words) bool {
 	name, v, ok := strings.Cut(strings.TrimSpace(l.text), "=")
 	name = strings.TrimSpace(name)
 	if !ok && len(p.args) == 1 && strings.HasPrefix(p.args[0], "/proc/sys/") { // cat of one file
@@ -80,7 +80,6 @@ func (p *misc) sysctl(l line, w words) bool {
 	if net && len(p.sysctls) < maxSysctls {
 		p.sysctls[name] = strings.TrimSpace(v)
 	}
-	_ = w
 	return true
 }
 

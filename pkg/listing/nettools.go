@@ -115,12 +115,9 @@ func (p *routeTable) end() {
 
 // arpTable reads arp in both its forms. Of the state it says only whether there is an address, and whether
 // it is permanent.
-type arpTable struct {
-	*block
-	cols []int // where the columns of the header begin
-}
+type arpTable struct{ *block }
 
-func newARPTable(b *block) *arpTable { return &arpTable{block: b} }
+func newARPTable(b *block) *arpTable { return &arpTable{b} }
 
 var arpLine = regexp.MustCompile(`^\s*(\S+) \(([0-9.]+)\) at (\S+)\s*(.*?)\s*on (\S+)\s*$`)
 
