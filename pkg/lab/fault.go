@@ -56,7 +56,7 @@ type damage struct {
 	id, summary string
 	side        side
 	in          columns
-	leg         string
+	leg, leg6   string // leg6: that in the lab of IPv6 alone, if another
 	from, to    string // "": the pods of the path
 	fits        func(c *cluster) bool
 	two         bool // needs two pods on the node
@@ -144,6 +144,9 @@ func (c *cluster) podOn(n node) pod {
 func (d damage) describe(c *cluster) Fault {
 	on, _, _ := d.place(c, "")
 	f := Fault{ID: d.id, Summary: d.summary, Node: on.name, Leg: d.leg, From: d.from, To: d.to, Datapaths: d.datapaths()}
+	if d.leg6 != "" && !c.v4 {
+		f.Leg = d.leg6
+	}
 	switch f.From {
 	case "":
 		f.From = c.podOn(c.nodes[0]).name

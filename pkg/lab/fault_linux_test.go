@@ -47,6 +47,9 @@ func TestFaults(t *testing.T) {
 	}
 	nodes, _ := document000()
 	for _, f := range faults {
+		if f.Leg == onLarge || f.From != "coffee-1" || f.To != "coffee-2" || f.ID == "fdb-aged" {
+			continue // these are on other paths: TestFaultsOfDatapaths
+		}
 		for _, n := range nodes {
 			t.Run(f.ID+" on "+n.name, func(t *testing.T) {
 				t.Parallel()
@@ -103,7 +106,7 @@ func testFault(t *testing.T, f Fault, n node) {
 func tablesOf(t *testing.T, o Options) string {
 	t.Helper()
 	const script = `exec 2>/dev/null; ip -d link | sed 's/ \(forward_delay_timer\|gc_timer\|hello_timer\|hold_timer\|tcn_timer\) *[0-9.]*//g; s/state [A-Z]* //; s/NO-CARRIER,//'
-ip addr | grep inet; ip route show table all | grep -v ' table local' | sed 's/ linkdown//'; ip rule; ip neigh show nud permanent | sort
+ip addr | grep inet; ip route show table all | grep -v -e ' table local' -e '^fe80' | sed 's/ linkdown//'; ip rule; ip neigh show nud permanent | sort
 bridge fdb | grep 'dst .* self' | sort; nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'; grep -r . /proc/sys/net/ipv4/conf /proc/sys/net/ipv4/ip_forward`
 	var all strings.Builder
 	for _, name := range Names(o) {

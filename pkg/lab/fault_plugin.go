@@ -16,8 +16,8 @@ func pluginDamages() []damage {
 			}},
 		{id: "eni-rule-missing", summary: "no policy rule sends pods of the second ENI out by it", in: colCilium, leg: onRequest, from: "tea-1",
 			do: func(w *world) { w.dropRules(prefFromPod) }},
-		{id: "eni-to-pod-rule-missing", summary: "no policy rule keeps traffic to the node's own pods on the node", in: colCilium, leg: onNone,
-			from: "tea-1", to: "coffee-1", // out by one ENI, in by the other
+		{id: "eni-to-pod-rule-missing", summary: "no policy rule keeps traffic to the node's own pods on the node", in: colCilium, leg: onRequest,
+			from: "tea-1", to: "coffee-1", // out by the second ENI, in by the first, and out again
 			do: func(w *world) { w.dropRules(prefToPod) }},
 	}
 }

@@ -19,7 +19,7 @@ func podDamages() []damage {
 		// The node still answers ARP for the pods' gateway on the loose veth and forwards what comes in by
 		// it (arp_ignore and rp_filter are 0): what the pod sends arrives, what is sent to it is lost. In
 		// IPv6 the address has to be the device's own to be answered for.
-		{id: "veth-no-master", summary: "the pod's veth is no port of the bridge", in: colBridge, leg: onReply,
+		{id: "veth-no-master", summary: "the pod's veth is no port of the bridge", in: colBridge, leg: onReply, leg6: onBoth,
 			do: func(w *world) { w.editLink(w.on.name, w.podOn(w.on).hostVeth, func(l *link) { l.master = "" }) }},
 		{id: "bridge-port-blocked", summary: "the pod's bridge port does not forward", in: colBridge, leg: onBoth,
 			do: func(w *world) { w.editLink(w.on.name, w.podOn(w.on).hostVeth, func(l *link) { l.blocked = true }) }},

@@ -43,11 +43,14 @@ func serviceDamages() []damage {
 					s.endpoints = slices.DeleteFunc(s.endpoints, func(e endpoint) bool { return e.node == w.on.name })
 				})
 			}},
-		{id: "nodeport-no-masq", summary: "kube-proxy masquerades nothing that comes from outside", side: receiver, in: colNodePort, leg: onReply,
+		{id: "nodeport-no-masq", summary: "neither kube-proxy nor flanneld masquerades what comes from outside", side: receiver, in: colNodePort, leg: onReply,
 			from: clientName, to: placeNode + ":30082", // tea, whose pod is on the other node
 			do: func(w *world) {
 				if p := w.here(); p.proxy != nil {
 					p.proxy.noMasquerade = true
+				}
+				if c := w.chain("nat", "FLANNEL-POSTRTG"); c != nil {
+					c.rules = nil
 				}
 			}},
 		{id: "nat-port-race", summary: "all connections to the peer's pod are masqueraded with one port: of two at a time one is lost", in: colSvc, leg: onNone,

@@ -2,17 +2,22 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // TestFaultsOfDatapaths puts every fault that a lab can have where it is put by default, sees that the
 // path that it is about does not work as said, and that it works again once the fault is mended.
 func TestFaultsOfDatapaths(t *testing.T) {
 	for name, s := range specs(t) {
-		if s.Nodes > 3 || name == FlannelVXLAN { // that one: TestFaults
+		if s.Nodes > 3 {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
@@ -24,13 +29,26 @@ func TestFaultsOfDatapaths(t *testing.T) {
 			}
 			before := tablesOf(t, o)
 			for _, f := range faults {
-				checkFault(t, o, c, f)
+				if isWorthIt(f, s) {
+					checkFault(t, o, c, f)
+				}
 			}
-			if got := tablesOf(t, o); got != before {
-				t.Errorf("mended lab differs:\n%s\nwas\n%s", got, before)
+			if diff := cmp.Diff(lines(before), lines(tablesOf(t, o))); diff != "" {
+				t.Errorf("mended lab differs (-before +after):\n%s", diff)
 			}
 		})
 	}
+}
+
+// isWorthIt leaves out what another lab shows just as well.
+func isWorthIt(f Fault, s Spec) bool {
+	switch {
+	case s.VNI == 42:
+		return f.ID == "fdb-aged" // it takes its time
+	case s.Services != "":
+		return slices.Equal(f.Datapaths, []string{"services"}) || strings.HasPrefix(f.ID, "forward-")
+	}
+	return f.ID != "fdb-aged"
 }
 
 // brief is how long a packet may take that should be lost, patient one that should arrive.
@@ -59,7 +77,11 @@ func checkFault(t *testing.T, o Options, c *cluster, f Fault) {
 			t.Errorf("%s: request %v, %v, want the reply alone to be lost", f.ID, requested, err)
 		}
 	case onLarge:
-		if _, large := probe(t, o, c, f, c.podMTU()-28, brief); err != nil || large == nil {
+		size := c.podMTU()
+		if f.ID == "pmtu-icmp-blocked" {
+			size = c.uplinkMTU()
+		}
+		if _, large := probe(t, o, c, f, size-20, brief); err != nil || large == nil {
 			t.Errorf("%s: small %v, large %v", f.ID, err, large)
 		}
 	default:
@@ -75,7 +97,10 @@ func checkFault(t *testing.T, o Options, c *cluster, f Fault) {
 	}
 }
 
-func isAddress(to string) bool { return strings.ContainsAny(to, ".") }
+// lines tells a difference apart from all that is the same.
+func lines(s string) []string { return strings.Split(s, "\n") }
+
+func isAddress(to string) bool { return strings.ContainsAny(to, ".:") }
 
 // attempt uses the path of a fault with a small packet.
 func attempt(t *testing.T, o Options, c *cluster, f Fault, patience time.Duration) (requested bool, err error) {
@@ -137,9 +162,8 @@ func TestServices(t *testing.T) {
 					check(clientName, "udp", node+":30007")
 				}
 			}
-			start := time.Now()
-			if err := exchange(o, "coffee-1", "http", netip.MustParseAddrPort("10.96.0.14:80"), patient); err == nil || time.Since(start) > time.Second {
-				t.Errorf("a service without endpoints: %v after %v, want it refused at once", err, time.Since(start))
+			if err := exchange(o, "coffee-1", "http", netip.MustParseAddrPort("10.96.0.14:80"), patient); !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("a service without endpoints: %v, want it refused", err)
 			}
 		})
 	}
