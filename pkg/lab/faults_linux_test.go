@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,27 +17,30 @@ import (
 // TestFaultsOfDatapaths puts every fault that a lab can have where it is put by default, sees that the
 // path that it is about does not work as said, and that it works again once the fault is mended.
 func TestFaultsOfDatapaths(t *testing.T) {
+	var wg sync.WaitGroup
+	defer wg.Wait() // all at once, not as many as there are CPUs: most of it is waiting
 	for name, s := range specs(t) {
 		if s.Nodes > 3 {
 			continue
 		}
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			o, c := upSpec(t, s)
-			faults, err := FaultsOf(s)
-			if err != nil {
-				t.Fatal(err)
-			}
-			before := tablesOf(t, o)
-			for _, f := range faults {
-				if isWorthIt(f, s) {
-					checkFault(t, o, c, f)
-				}
-			}
-			if diff := cmp.Diff(lines(before), lines(tablesOf(t, o))); diff != "" {
-				t.Errorf("mended lab differs (-before +after):\n%s", diff)
-			}
-		})
+		wg.Go(func() { t.Run(name, func(t *testing.T) { checkFaults(t, s) }) })
+	}
+}
+
+func checkFaults(t *testing.T, s Spec) {
+	o, c := upSpec(t, s)
+	faults, err := FaultsOf(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := tablesOf(t, o)
+	for _, f := range faults {
+		if isWorthIt(f, s) {
+			checkFault(t, o, c, f)
+		}
+	}
+	if diff := cmp.Diff(lines(before), lines(tablesOf(t, o))); diff != "" {
+		t.Errorf("mended lab differs (-before +after):\n%s", diff)
 	}
 }
 
