@@ -1,7 +1,7 @@
 package lab
 
 import (
-	"fmt"
+	"errors"
 	"net/netip"
 	"sync"
 	"testing"
@@ -93,16 +93,28 @@ func pairs(c *cluster) (list []pair) {
 	return some
 }
 
-// TestOther: a lab that stands is kept by an Up that asks for nothing, and by one that asks for another.
+// TestOther: a lab that stands is kept by an Up that asks for nothing, or for the same, and by one that
+// asks for another. Faults that it cannot have are refused.
 func TestOther(t *testing.T) {
 	o, _ := upSpec(t, Spec{Datapath: FlannelHostGW})
-	for s, want := range map[string]error{"": nil, FlannelHostGW: nil, FlannelUDP: ErrOther} {
-		o.Spec = Spec{Datapath: s}
-		if err := Up(t.Context(), o); fmt.Sprint(err) != fmt.Sprint(want) && want == nil || want != nil && err == nil {
-			t.Errorf("Up %q = %v, want %v", s, err, want)
+	for _, tt := range []struct {
+		datapath string
+		want     error
+	}{{"", nil}, {FlannelHostGW, nil}, {FlannelUDP, ErrOther}, {"weave", ErrNoDatapath}} {
+		o.Spec = Spec{Datapath: tt.datapath}
+		if err := Up(t.Context(), o); !errors.Is(err, tt.want) {
+			t.Errorf("Up %q = %v, want %v", tt.datapath, err, tt.want)
 		}
 	}
 	if s, err := Status(t.Context(), o); err != nil || !s.Up || s.Spec.Datapath != FlannelHostGW {
 		t.Errorf("Status = %+v, %v", s, err)
+	}
+	for _, tt := range []struct {
+		fault, node string
+		want        error
+	}{{"fdb-missing", "", ErrUnfit}, {"route-missing", "node9", ErrNoName}, {"duplicate-pod-ip", "node2", ErrUnfit}} {
+		if err := Break(t.Context(), o, tt.fault, tt.node); !errors.Is(err, tt.want) {
+			t.Errorf("Break %s on %q = %v, want %v", tt.fault, tt.node, err, tt.want)
+		}
 	}
 }
