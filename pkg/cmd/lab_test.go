@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 
 	"github.com/podtrace/podtrace/pkg/lab"
@@ -69,7 +70,7 @@ func TestLabBreakFlags(t *testing.T) {
 }
 
 func TestLabHints(t *testing.T) {
-	for _, err := range []error{lab.ErrNotUp, lab.ErrNoFault, lab.ErrNoName} {
+	for _, err := range []error{lab.ErrNotUp, lab.ErrNoFault, lab.ErrNoName, lab.ErrNoDatapath, lab.ErrUnfit} {
 		s, _, errOut := buffers()
 		if status := s.fail(labHint(err)); status != 2 || !strings.Contains(errOut.String(), "hint: podtrace lab ") {
 			t.Errorf("%v: status %d, %q", err, status, errOut)
@@ -94,5 +95,53 @@ problem: namespace of coffee-1 is gone
 `
 	if b.String() != want {
 		t.Errorf("got:\n%s\nwant:\n%s", b.String(), want)
+	}
+}
+
+func TestLabUpFlags(t *testing.T) {
+	s, _, _ := buffers()
+	var got lab.Spec
+	runF := func(_ context.Context, o *labOptions) error { got = o.lab.Spec; return nil }
+	for want, args := range map[string]lab.Spec{
+		"": {},
+		"--datapath flannel-host-gw --nodes 10 --pods 50":    {Datapath: "flannel-host-gw", Nodes: 10, Pods: 50},
+		"--vni 42 --port 4789 --gbp --learning --mtu 8951":   {VNI: 42, Port: 4789, GBP: true, Learning: true, MTU: 8951},
+		"--services nftables --with k3s,kind --with libvirt": {Services: "nftables", With: []string{"k3s", "kind", "libvirt"}},
+	} {
+		if err := run(t, newLabUpCmd(s, runF), strings.Fields(want)...); err != nil {
+			t.Errorf("%q: %v", want, err)
+		}
+		if diff := cmp.Diff(args, got); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", want, diff)
+		}
+	}
+	if err := run(t, newLabUpCmd(s, runF), "--datapath"); err == nil {
+		t.Error("a flag without its value was accepted")
+	}
+}
+
+func TestLabFaultsOfDatapath(t *testing.T) {
+	for _, tt := range []struct {
+		args       string
+		has, hasnt string
+	}{
+		{"", "fdb-missing ", "no such"},
+		{"--datapath flannel-host-gw", "nexthop-stale  node1  coffee-1 -> coffee-2 ", "fdb-missing"},
+		{"--datapath calico-vxlan", "proxy-arp-off ", "cni0-down"},
+		{"--datapath flannel-directrouting", "fdb-missing  ", "proxy-arp-off"},
+		{"--services iptables", "client -> 10.1.11.91:32604", "proxy-arp-off"},
+	} {
+		s, out, _ := buffers()
+		if err := run(t, newLabFaultsCmd(s, nil), strings.Fields(tt.args)...); err != nil {
+			t.Errorf("%q: %v", tt.args, err)
+		}
+		squeezed := strings.Join(strings.Fields(out.String()), " ")
+		if !strings.Contains(squeezed, strings.Join(strings.Fields(tt.has), " ")) || strings.Contains(squeezed, tt.hasnt) {
+			t.Errorf("%q: want %q, not %q, in\n%s", tt.args, tt.has, tt.hasnt, out)
+		}
+	}
+	s, _, errOut := buffers()
+	if status := s.fail(run(t, newLabFaultsCmd(s, nil), "--datapath", "weave")); status != 2 || !strings.Contains(errOut.String(), "hint: podtrace lab up --help") {
+		t.Errorf("status %d, %q", status, errOut)
 	}
 }

@@ -138,6 +138,8 @@ func TestMendByHand(t *testing.T) {
 		"node2 ip addr flush dev eno16780032", "node2 ip rule add pref 9 from 10.0.0.0/8 blackhole", "node1 ip link add br9 type bridge",
 		"node2 nft add table inet x", "node2 sysctl -w net.ipv4.conf.flannel/1.forwarding=0",
 		"switch ip link set underlay down", "tea-1 ip route flush table main", "node2 bridge fdb append 00:00:00:00:00:00 dev flannel.1 dst 10.1.11.91",
+		"node2 iptables-legacy -P FORWARD DROP", "node1 iptables-legacy -t nat -A POSTROUTING -j MASQUERADE", "node1 tc qdisc add dev cni0 clsact",
+		"node1 ethtool -K ens192 tx off",
 		"node1 ip neigh add 10.244.1.33 lladdr 02:00:00:00:00:01 dev docker0", "node1 ip route add 10.244.2.40 via 10.1.11.1 dev ens192 mtu 1000",
 	} {
 		argv := strings.Fields(c)

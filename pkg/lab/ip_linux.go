@@ -196,13 +196,6 @@ func netlinkRoute(r route, links linkSet) *netlink.Route {
 	return n
 }
 
-func orDefault(v, otherwise int) int {
-	if v == 0 {
-		return otherwise
-	}
-	return v
-}
-
 // routeKey is everything of a route that the lab sets or that someone may have changed.
 func routeKey(r netlink.Route) string {
 	dst := "default"

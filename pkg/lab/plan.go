@@ -252,7 +252,15 @@ func (t *nftTable) chain(name string) *nftChain {
 	return nil
 }
 
-// plans is the whole lab: the switch, the nodes, the pods.
+// orDefault is v, or what stands for 0.
+func orDefault(v, otherwise int) int {
+	if v == 0 {
+		return otherwise
+	}
+	return v
+}
+
+// plans is the whole lab: the network between the nodes, the nodes, the pods.
 type plans []*plan
 
 func (ps plans) get(name string) *plan {
