@@ -54,9 +54,10 @@ func (s *space) setPrograms(want link, l netlink.Link, have linkSet) error {
 	if err := s.nl.QdiscAdd(clsact); err != nil {
 		return fmt.Errorf("add clsact: %w", err)
 	}
-	return errors.Join(
-		s.attach(index, netlink.HANDLE_MIN_INGRESS, want.ingress, have),
-		s.attach(index, netlink.HANDLE_MIN_EGRESS, want.egress, have))
+	if err := s.attach(index, netlink.HANDLE_MIN_INGRESS, want.ingress, have); err != nil {
+		return err
+	}
+	return s.attach(index, netlink.HANDLE_MIN_EGRESS, want.egress, have)
 }
 
 func (s *space) attach(index int, parent uint32, p *program, have linkSet) error {
@@ -69,7 +70,7 @@ func (s *space) attach(index int, parent uint32, p *program, have linkSet) error
 	}
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "lab", Type: ebpf.SchedCLS, Instructions: insns, License: "Apache-2.0"})
 	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("load tc program (this needs root of the machine, in no user namespace): %w", err)
+		return fmt.Errorf("load tc program, which needs root of the machine: %w", unix.EPERM) // err guesses at a limit
 	}
 	if err != nil {
 		return fmt.Errorf("load tc program: %w", err)

@@ -1,8 +1,9 @@
 package lab
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
-	"hash/fnv"
 	"net/netip"
 	"slices"
 )
@@ -197,9 +198,8 @@ func makeMAC(kind byte, i int) string {
 
 // hexName is a name as container runtimes make them up.
 func hexName(name string, digits int) string {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(name))
-	return fmt.Sprintf("%016x", h.Sum64())[:digits]
+	sum := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(sum[:])[:digits]
 }
 
 // moveBehindRouter gives a node a subnet of its own.

@@ -11,8 +11,10 @@ const routed = flannels | colHostGW | colCalico
 // nodeDamages are the faults of a node's routes, sysctls and netfilter rules.
 func nodeDamages() []damage {
 	return []damage{
-		{id: "route-missing", summary: "route to the peer's pods is gone", in: routed, leg: onRequest,
-			do: func(w *world) { w.here().dropRoutes(func(r route) bool { return r.dst == w.dst() }) }},
+		{id: "route-missing", summary: "route to the peer's pods is gone", in: routed | colUDP, leg: onRequest,
+			do: func(w *world) {
+				w.here().dropRoutes(func(r route) bool { return r.dst == w.dst() || r.dev == tunName && r.dst == w.podNet })
+			}},
 		{id: "blackhole-route", summary: "route to the peer's pods is a blackhole", in: routed | colUDP, leg: onRequest,
 			do: func(w *world) { w.replaceRoute(w.dst(), route{dst: w.dst(), typ: routeBlackhole}) }},
 		{id: "forward-policy-drop", summary: "policy of chain FORWARD is DROP and nothing accepts pod traffic", side: receiver,
@@ -30,7 +32,7 @@ func nodeDamages() []damage {
 					rules: []nftRule{{iif: w.entry(), action: actionReject}},
 				})
 			}},
-		{id: "masq-pod-to-pod", summary: "traffic between pods is masqueraded", in: colVXLAN | colHostGW | colCalico, leg: onNone,
+		{id: "masq-pod-to-pod", summary: "traffic between pods is masqueraded", in: colVXLAN | colHostGW | colUDP | colCalico, leg: onNone,
 			do: func(w *world) {
 				if c := w.chain("nat", "POSTROUTING"); c != nil {
 					c.rules = append([]nftRule{{
@@ -41,17 +43,32 @@ func nodeDamages() []damage {
 		{id: "ip-forward-off", summary: "net.ipv4.ip_forward is 0", in: colVXLAN | colHostGW | colUDP | colCalico | colCilium, leg: onBoth,
 			do: func(w *world) { w.setForwarding("ipv4") }},
 		{id: "rp-filter-strict", summary: "strict reverse path filter, and the route back leads elsewhere", side: receiver,
-			in: colVXLAN | colCalico, leg: onRequest,
+			in: colVXLAN | colHostGW | colCalico | colCilium, leg: onRequest,
 			do: func(w *world) {
 				w.here().setSysctl("ipv4/conf/all/rp_filter", "1")
-				w.replaceRoute(w.dst(), route{dst: w.dst(), via: w.nextHop(), dev: w.on.uplink})
+				dst := w.dst()
+				if w.spec.Datapath == CiliumENI {
+					dst = host(w.podIP(w.peer))
+				}
+				w.replaceRoute(dst, w.detour(dst))
 			}},
-		{id: "policy-rule-hijack", summary: "a policy rule before main sends everything to the default gateway",
-			in: colVXLAN | colHostGW | colUDP | colCalico, leg: onBoth,
+		{id: "policy-rule-hijack", summary: "a policy rule before main sends everything elsewhere",
+			in: colVXLAN | colHostGW | colUDP | colCalico | colCilium, leg: onBoth,
 			do: func(w *world) {
 				p := w.here()
 				p.rules = append(p.rules, rule{pref: 5270, table: 52})
-				p.routes = append(p.routes, route{via: w.on.gateway, dev: w.on.uplink, table: 52})
+				hijack := route{via: w.on.gateway, dev: w.on.uplink, table: 52}
+				if w.spec.Datapath == CiliumENI { // there the gateway is the right way
+					hijack = route{dev: "docker0", table: 52, scope: scopeLink}
+				}
+				p.routes = append(p.routes, hijack)
+			}},
+		{id: "ct-table-full", summary: "no new connection is tracked any more (a rule stands in for the table's limit, which is the machine's)",
+			in: colVXLAN | colHostGW | colBridge | colUDP | colSvc | colCalico, side: receiver, fits: hasV4, leg: onRequest,
+			do: func(w *world) {
+				w.addTable(w.on.name, familyIPv4, "full", nftChain{
+					name: "forward", typ: "filter", hook: "forward", rules: []nftRule{{newFlow: true, dst: host(w.podIP(w.on)), action: actionDrop}},
+				})
 			}},
 		{id: "routing-loop", summary: "the node routes its own pods' range back to the peer", side: receiver, in: colVXLAN | colHostGW | colCalico, leg: onBoth,
 			do: func(w *world) { w.loop() }},
@@ -139,12 +156,17 @@ func (w *world) direct() string {
 	return ""
 }
 
-// nextHop is the router's way to the peer: the peer, or the gateway where it is in another subnet.
-func (w *world) nextHop() netip.Addr {
-	if w.on.lan.Contains(w.peer.ip()) {
-		return w.peer.ip()
+// detour is a route to the peer's pods by a device that nothing comes in by: the uplink where there is a
+// tunnel, else docker0.
+func (w *world) detour(dst netip.Prefix) route {
+	if w.entry() == w.on.uplink {
+		return route{dst: dst, dev: "docker0", scope: scopeLink}
 	}
-	return w.on.gateway
+	via := w.on.gateway
+	if w.on.lan.Contains(w.peer.ip()) {
+		via = w.peer.ip()
+	}
+	return route{dst: dst, via: via, dev: w.on.uplink}
 }
 
 // setForwarding turns forwarding off in all files of a family.
