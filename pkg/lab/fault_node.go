@@ -64,10 +64,10 @@ func nodeDamages() []damage {
 				p.routes = append(p.routes, hijack)
 			}},
 		{id: "ct-table-full", summary: "no new connection is tracked any more (a rule stands in for the table's limit, which is the machine's)",
-			in: colVXLAN | colHostGW | colBridge | colUDP | colSvc | colCalico, side: receiver, fits: hasV4, leg: onRequest,
+			in: colVXLAN | colHostGW | colBridge | colUDP | colSvc | colCalico, side: receiver, fits: hasV4, leg: onBoth,
 			do: func(w *world) {
 				w.addTable(w.on.name, familyIPv4, "full", nftChain{
-					name: "forward", typ: "filter", hook: "forward", rules: []nftRule{{newFlow: true, dst: host(w.podIP(w.on)), action: actionDrop}},
+					name: "forward", typ: "filter", hook: "forward", rules: []nftRule{{newFlow: true, action: actionDrop}},
 				})
 			}},
 		{id: "routing-loop", summary: "the node routes its own pods' range back to the peer", side: receiver, in: colVXLAN | colHostGW | colCalico, leg: onBoth,

@@ -179,7 +179,7 @@ type nftRule struct {
 	udpPort        int // destination port, host byte order
 	tcp            bool
 	icmp           *icmpType
-	newFlow        bool // ct state new, ct count over 0
+	newFlow        bool   // ct state new, ct count over 0
 	mark           uint32 // mark and mask are this same value, as in --mark 0x4000/0x4000
 	action         action
 	jump           string     // chain, of actionJump
