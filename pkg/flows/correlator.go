@@ -100,10 +100,10 @@ func (c *correlator) ended(s *source) {
 }
 
 // maxRepeats bounds how many packets with one key are followed at the same time.
-const maxRepeats = 16
+const maxRepeats = 16 // as many as fit entry.bits
 
-// repeatKey turns the key of a packet into that of the next that looks the same.
-const repeatKey = 0xd6e8feb86659fd93
+// repeatKey is added to the key of a packet for the next that looks the same.
+const repeatKey uint64 = 0xd6e8feb86659fd93
 
 // see takes sightings of one point.
 func (c *correlator) see(point int, sightings []sighting) {
@@ -151,7 +151,7 @@ func (c *correlator) remark(point int, n uint32, s *sighting, expected uint32) {
 // place enters a sighting into the table.
 func (c *correlator) place(key uint64, f *flow, point int, bit uint16, s *sighting, t int64) {
 	multi := uint16(0)
-	for range maxRepeats {
+	for n := range maxRepeats {
 		e := c.young.find(key, s)
 		if e == nil {
 			e = c.old.find(key, s)
@@ -159,7 +159,7 @@ func (c *correlator) place(key uint64, f *flow, point int, bit uint16, s *sighti
 		if e == nil {
 			c.young.insert(entry{
 				key: key, first: t, flow: f.root, seq: s.seq,
-				bits: min(s.length, maxLength) | uint32(s.flags&entryFlags|multi)<<lengthBits,
+				bits: min(s.length, maxLength) | uint32(s.flags&entryFlags|multi)<<lengthBits | uint32(n)<<repeatBits,
 				mask: bit, sum: s.sum,
 			})
 			c.follow(f, point, s)

@@ -36,7 +36,7 @@ type leftovers struct {
 
 func (l *leftovers) add(e *entry) {
 	l.list = append(l.list, leftover{
-		id: e.key ^ flowKey(e.flow), first: e.first, flow: e.flow, seq: e.seq, length: e.length(),
+		id: e.id(), first: e.first, flow: e.flow, seq: e.seq, length: e.length(),
 		flags: e.flags(), mask: e.mask, sum: e.sum, stay: true,
 	})
 }
@@ -71,21 +71,25 @@ func (c *correlator) settle() {
 	l.list, l.next = l.next, l.list
 }
 
-// alone accounts for a leftover that belongs to nothing else. If it is TCP data, it may be a super-packet
-// of which no point saw the segments: then its length is noted, until the flow's segments are known.
+// alone accounts for a leftover that belongs to nothing else.
 func (c *correlator) alone(x *leftover) {
+	if x.flags&sightData != 0 {
+		c.data(c.root(x), x.mask, x.first, x.length, x.flags)
+		return
+	}
+	c.account(c.root(x), x.mask, x.first, 1, x.flags)
+}
+
+// data accounts for TCP data that the points of mask saw, in segments. If those of the flow are not
+// known yet, it may be a super-packet of which no point saw the segments: then its length is noted.
+func (c *correlator) data(root uint32, mask uint16, first int64, length uint32, flags uint16) {
 	const smallest = 536 // bytes, RFC 9293 section 3.7.1
-	root := c.root(x)
 	mss := c.flows.flows[root].mss
-	if x.flags&(sightData|entryMulti) != sightData || root == 0 || mss == 0 && x.length <= smallest {
-		c.account(root, x.mask, x.first, 1, x.flags)
+	if mss != 0 || mask == c.all || root == 0 || flags&entryMulti != 0 || length <= smallest {
+		c.account(root, mask, first, segments(length, mss), flags)
 		return
 	}
-	if mss != 0 {
-		c.account(root, x.mask, x.first, segments(x.length, mss), x.flags)
-		return
-	}
-	c.note(event{flow: root, kind: eventSeen, mask: x.mask, covered: c.covered(x.first), length: x.length}, 1)
+	c.note(event{flow: root, kind: eventSeen, mask: mask, covered: c.covered(first), length: length}, 1)
 }
 
 // segments is how many segments of at most mss bytes carry n bytes; an mss of 0 says nothing.

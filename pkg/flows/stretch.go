@@ -75,12 +75,10 @@ func (w *sweeper) flow(c *correlator, root uint32, items []int32) {
 		return // nothing to combine
 	}
 	f := &c.flows.flows[root]
-	if mss := w.segment(); mss != 0 {
-		f.mss = mss
-	}
+	f.mss = max(f.mss, w.segment(list))
 	slices.Sort(w.edges)
 	w.edges = slices.Compact(w.edges)
-	w.sweep(c, root, f.mss)
+	w.sweep(c, root)
 }
 
 // overlapping reports whether any two spans share a byte and were not merely seen at the same points.
@@ -95,8 +93,9 @@ func (w *sweeper) overlapping() bool {
 	return false
 }
 
-// segment gives the length of the longest span that is part of a longer one and has none in it.
-func (w *sweeper) segment() uint32 {
+// segment gives the length of the longest span that is part of a longer one and has none in it. What is
+// in a young one does not count: smaller pieces may be yet to come.
+func (w *sweeper) segment(list []leftover) uint32 {
 	mss, end := uint32(0), uint32(0)
 	for i := range w.spans {
 		s := &w.spans[i]
@@ -106,14 +105,16 @@ func (w *sweeper) segment() uint32 {
 		if inside && leaf {
 			mss = max(mss, s.to-s.from)
 		}
-		end = max(end, s.to)
+		if !list[s.index].stay {
+			end = max(end, s.to)
+		}
 	}
 	return mss
 }
 
 // sweep goes from edge to edge. Pieces that all have come for are accounted for; of those that only
 // young leftovers cover, the leftovers keep what is theirs.
-func (w *sweeper) sweep(c *correlator, root, mss uint32) {
+func (w *sweeper) sweep(c *correlator, root uint32) {
 	w.active = w.active[:0]
 	next := 0
 	for k := 0; k+1 < len(w.edges); k++ {
@@ -132,7 +133,7 @@ func (w *sweeper) sweep(c *correlator, root, mss uint32) {
 			w.keep(c, &w.spans[i], from, wait)
 		}
 		if !wait {
-			w.count(c, root, segments(to-from, mss))
+			w.count(c, root, to-from)
 		}
 	}
 	for i := range w.spans {
@@ -157,8 +158,8 @@ func (w *sweeper) keep(c *correlator, s *span, at uint32, wait bool) {
 	}
 }
 
-// count accounts for a piece that the active spans cover: n packets for each time that it was sent.
-func (w *sweeper) count(c *correlator, root uint32, n uint64) {
+// count accounts for a piece that the active spans cover, for each time that it was sent.
+func (w *sweeper) count(c *correlator, root, length uint32) {
 	var times [MaxPoints]uint16
 	most := uint16(0)
 	first := c.left.list[w.spans[w.active[0]].index].first
@@ -180,6 +181,6 @@ func (w *sweeper) count(c *correlator, root uint32, n uint64) {
 				mask |= 1 << p
 			}
 		}
-		c.account(root, mask, first, n, flags)
+		c.data(root, mask, first, length, flags)
 	}
 }

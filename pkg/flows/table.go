@@ -7,7 +7,7 @@ type entry struct {
 	first int64  // time of the first sighting in ns, by the clock of the first point
 	flow  uint32 // index of the flow that the key was made with
 	seq   uint32
-	bits  uint32 // payload length, 20 bits; flags, 12 bits
+	bits  uint32 // payload length, 20 bits; flags, 8 bits; number among those that look the same, 4 bits
 	mask  uint16 // points that saw it
 	sum   uint16
 }
@@ -15,10 +15,16 @@ type entry struct {
 const (
 	lengthBits = 20
 	maxLength  = 1<<lengthBits - 1
+	repeatBits = lengthBits + 8
 )
 
 func (e *entry) length() uint32 { return e.bits & maxLength }
-func (e *entry) flags() uint16  { return uint16(e.bits >> lengthBits) }
+func (e *entry) flags() uint16  { return uint16(e.bits >> lengthBits & 0xff) }
+
+// id gives the identity without the flow, the same for all packets that look the same.
+func (e *entry) id() uint64 {
+	return e.key - uint64(e.bits>>repeatBits)*repeatKey ^ flowKey(e.flow)
+}
 
 // table is a hash table of entries with linear probing. It is emptied as a whole.
 type table struct {
@@ -40,7 +46,7 @@ func (t *table) find(key uint64, s *sighting) *entry {
 		if e.mask == 0 {
 			return nil
 		}
-		if e.key == key && (s.flags&sightSum == 0 || uint16(e.bits>>lengthBits)&sightSum == 0 || e.sum == s.sum) {
+		if e.key == key && (s.flags&sightSum == 0 || e.flags()&sightSum == 0 || e.sum == s.sum) {
 			return e
 		}
 	}
