@@ -14,7 +14,7 @@ export GOFLAGS += -buildvcs=false
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/podtrace (static) and bin/kubectl-podtrace
@@ -56,6 +56,12 @@ bench: ## benchmarks that match BENCH (all)
 .PHONY: faults
 faults: ## every fault of the lab on either node: the table of verdicts
 	$(GO) test ./pkg/trace -run TestFaultMatrix -v | grep -v -e '=== RUN' -e '--- PASS'
+
+.PHONY: bench-offline
+bench-offline: ## flows of large capture files: speed and memory against tcpdump's, answers against the truth
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/gencap ./hack/gencap
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/benchoffline ./hack/benchoffline
+	bin/benchoffline -gencap bin/gencap
 
 .PHONY: chaos
 chaos: ## the model against the kernel with new random cases (CHAOS times)

@@ -64,6 +64,7 @@ const (
 	eventCorrupt
 	eventVNI     // another VNI than expected
 	eventAddress // translated wrongly to the tuple of other
+	eventPair    // a packet of the flow, and of other if that is a translation of it
 	eventThin    // a packet that cannot be told from others
 	eventTwin    // a packet that not all points saw, and that looks like another
 	eventUnclear // packets of which too little is known

@@ -18,7 +18,6 @@ type leftover struct {
 	flags  uint16
 	mask   uint16
 	sum    uint16
-	voted  bool // has spoken for a translation
 	gone   bool // is accounted for
 	stay   bool // younger than a window: others may come
 }
@@ -61,9 +60,6 @@ func (c *correlator) settle() {
 		case x.stay:
 			x.stay = false
 			l.next = append(l.next, *x)
-		case x.voted && c.flows.flows[x.flow].root == x.flow:
-			// Too few packets to believe in a translation.
-			c.note(event{flow: x.flow, kind: eventUnclear}, 1)
 		default:
 			c.alone(x)
 		}
@@ -176,8 +172,13 @@ func (c *correlator) pair(x, y *leftover) {
 		x.flow = y.flow
 	case !c.translated(x, y):
 		return
+	case c.root(x) != c.root(y):
+		// Not often enough yet; it may turn out to be a translation later.
+		c.note(event{flow: x.flow, kind: eventPair, other: y.flow, mask: x.mask | y.mask, covered: c.covered(x.first)}, 1)
+		x.gone, y.gone = true, true
+		return
 	}
-	x.mask, x.voted = x.mask|y.mask, false
+	x.mask |= y.mask
 	x.flags |= y.flags & entryMulti
 	x.stay = x.stay && y.stay
 	y.gone = true
@@ -206,12 +207,13 @@ func (c *correlator) rewritten(up, down uint32, mask uint16) bool {
 	return same > other
 }
 
-// translated decides whether the flow of y is that of x after translation. What is rare enough to be
-// no accident is believed at once; other identities must agree more often.
+// translated reports whether the flow of y may be that of x after translation, and links them if that
+// is sure: what is rare enough to be no accident is believed at once, other identities must agree more
+// often.
 func (c *correlator) translated(x, y *leftover) bool {
 	up, down := c.root(x), c.root(y)
 	u, d := &c.flows.flows[x.flow].raw, &c.flows.flows[y.flow].raw
-	if u.proto != d.proto {
+	if u.proto != d.proto || (x.flags|y.flags)&sightFrag != 0 {
 		return false
 	}
 	need := 3
@@ -221,19 +223,16 @@ func (c *correlator) translated(x, y *leftover) bool {
 	if u.proto == protoTCP {
 		need--
 	}
-	if x.voted && y.voted {
-		return false
+	votes := c.left.votes
+	if votes == nil || len(votes) > maxEvents {
+		votes = map[[2]uint32]int{}
+		c.left.votes = votes
 	}
-	x.voted, y.voted = true, true
-	if c.left.votes == nil || len(c.left.votes) > maxEvents {
-		c.left.votes = map[[2]uint32]int{}
+	pair := [2]uint32{min(up, down), max(up, down)}
+	if votes[pair]++; votes[pair] >= need {
+		delete(votes, pair)
+		c.flows.link(up, down)
+		c.left.linked = true
 	}
-	c.left.votes[[2]uint32{up, down}]++
-	if c.left.votes[[2]uint32{up, down}] < need {
-		return false
-	}
-	delete(c.left.votes, [2]uint32{up, down})
-	c.flows.link(up, down)
-	c.left.linked = true
 	return true
 }

@@ -189,6 +189,12 @@ func (b *flowBuilder) add(e tally) {
 		b.rewritten(e)
 	case eventThin:
 		b.thin[e.point] += e.n
+	case eventPair:
+		if b.c.flows.flows[e.other].root == b.root {
+			b.seen(e.mask, e.covered, e.n)
+		} else {
+			b.out.Ambiguous += e.n
+		}
 	case eventTwin:
 		b.twin(e.mask, e.n)
 	case eventUnclear:
@@ -227,6 +233,10 @@ func (b *flowBuilder) seen(mask, covered uint16, n uint64) {
 		if mask&(1<<b.at(i)) == 0 {
 			b.missed[b.at(i)] += n
 		}
+	}
+	if mask == b.c.all {
+		b.out.Complete += n
+		return
 	}
 	if high == last {
 		b.arrived(low, covered, n)
