@@ -89,7 +89,7 @@ func (s *source) inOrder(ctx context.Context) error {
 			b.sightings = b.sightings[:n]
 			continue
 		}
-		if rec.Time < s.last-disorder {
+		if s.first <= s.last && rec.Time < s.last-disorder {
 			return &unsortedError{s.point}
 		}
 		s.saw(rec.Time)
