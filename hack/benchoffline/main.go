@@ -15,7 +15,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"syscall"
 	"time"
@@ -49,7 +48,6 @@ type answer struct {
 
 // compare is the child: it prints its answer.
 func compare(dir string) error {
-	debug.SetGCPercent(50)
 	cfg := flows.Config{TempDir: dir}
 	for i := range flowstest.Points {
 		cfg.Points = append(cfg.Points, flows.Point{Path: filepath.Join(dir, flowstest.FileName(i))})

@@ -2,7 +2,6 @@ package flows
 
 import (
 	"cmp"
-	"maps"
 	"math/bits"
 	"slices"
 	"time"
@@ -15,17 +14,22 @@ func (c *correlator) result(sources []*source) *Result {
 	for i, s := range sources {
 		res.Points = append(res.Points, s.result(c.offset[i], vnis[i]))
 	}
-	v := view{c: c, res: res, vnis: vnis, by: map[uint32][]tally{}}
-	for e, n := range c.events {
-		root := c.flows.flows[e.flow].root
-		v.by[root] = append(v.by[root], tally{e, n})
-	}
+	v := view{c: c, res: res, vnis: vnis}
+	res.Flows = make([]FlowResult, 0, len(c.flows.flows))
+	tallies := c.tallies()
 	for i := range c.flows.flows {
-		if root := uint32(i); c.flows.flows[i].root == root {
-			if f, ok := v.flow(root); ok {
-				res.Flows = append(res.Flows, f)
-			}
+		root := uint32(i)
+		if c.flows.flows[i].root != root {
+			continue
 		}
+		n := 0
+		for n < len(tallies) && tallies[n].root == root {
+			n++
+		}
+		if f, ok := v.flow(root, tallies[:n]); ok {
+			res.Flows = append(res.Flows, f)
+		}
+		tallies = tallies[n:]
 	}
 	slices.SortFunc(res.Flows, func(a, b FlowResult) int { return a.Tuple.Compare(b.Tuple) })
 	return res
@@ -34,7 +38,23 @@ func (c *correlator) result(sources []*source) *Result {
 // tally is an event and how often it happened.
 type tally struct {
 	event
-	n uint64
+	root uint32 // flow
+	n    uint64
+}
+
+// tallies gives all events by flow, and then by what they are, so that the result is the same every
+// time.
+func (c *correlator) tallies() []tally {
+	out := make([]tally, 0, len(c.events))
+	for e, n := range c.events {
+		out = append(out, tally{e, c.flows.flows[e.flow].root, n})
+	}
+	slices.SortFunc(out, func(a, b tally) int {
+		return cmp.Or(cmp.Compare(a.root, b.root), cmp.Compare(a.kind, b.kind), cmp.Compare(a.point, b.point),
+			cmp.Compare(a.mask, b.mask), cmp.Compare(a.covered, b.covered), cmp.Compare(a.vni, b.vni),
+			cmp.Compare(a.other, b.other), cmp.Compare(a.length, b.length), cmp.Compare(a.flow, b.flow))
+	})
+	return out
 }
 
 // networks gives the VNI of each point: the expected one, or, where the beginning did not show it, that
@@ -64,27 +84,24 @@ type view struct {
 	c    *correlator
 	res  *Result
 	vnis []uint32
-	by   map[uint32][]tally // by root
+	// Buffers that all flows use.
+	lost, perhaps []Loss
+	networks      []Rewrite
 }
 
 // flow gives the result of a flow and its translations, false if it had no packet of its own.
-func (v *view) flow(root uint32) (FlowResult, bool) {
+func (v *view) flow(root uint32, events []tally) (FlowResult, bool) {
 	c := v.c
 	f := &c.flows.flows[root]
-	events := v.by[root]
 	out := FlowResult{Complete: f.complete}
 	if f.complete == 0 && len(events) == 0 {
 		return out, false
 	}
-	// By what they are, so that the result is the same every time.
-	slices.SortFunc(events, func(a, b tally) int {
-		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.point, b.point), cmp.Compare(a.mask, b.mask),
-			cmp.Compare(a.covered, b.covered), cmp.Compare(a.vni, b.vni), cmp.Compare(a.other, b.other), cmp.Compare(a.length, b.length))
-	})
 	if root != 0 {
 		out.Backward = v.backward(root)
 		v.names(root, &out)
 	}
+	v.lost, v.perhaps, v.networks = v.lost[:0], v.perhaps[:0], v.networks[:0]
 	b := flowBuilder{view: v, out: &out, root: root}
 	for _, e := range events {
 		b.add(e)
@@ -162,13 +179,9 @@ type flowBuilder struct {
 	out  *FlowResult
 	root uint32
 
-	lost     map[[2]int]uint64
-	perhaps  map[[2]int]uint64 // lost, or lost by the captures at all later points
-	missed   [MaxPoints]uint64
-	late     uint64 // packets that appeared behind the first point, though it captured
-	thin     [MaxPoints]uint64
-	networks [MaxPoints]map[uint32]uint64
-	tuples   map[uint32]*Rewrite
+	missed [MaxPoints]uint64
+	late   uint64 // packets that appeared behind the first point, though it captured
+	thin   [MaxPoints]uint64
 }
 
 // add takes one kind of event.
@@ -181,10 +194,7 @@ func (b *flowBuilder) add(e tally) {
 	case eventCorrupt:
 		count(&b.out.Corrupt, int(e.point), e.n)
 	case eventVNI:
-		if b.networks[e.point] == nil {
-			b.networks[e.point] = map[uint32]uint64{}
-		}
-		b.networks[e.point][e.vni] += e.n
+		b.encapsulated(Rewrite{Point: int(e.point), VNI: e.vni, Packets: e.n})
 	case eventAddress:
 		b.rewritten(e)
 	case eventThin:
@@ -247,7 +257,7 @@ func (b *flowBuilder) seen(mask, covered uint16, n uint64) {
 		switch p := b.at(i); {
 		case covered&(1<<p) == 0:
 		case b.res.Points[p].Drops == 0:
-			add(&b.lost, b.at(high), p, n)
+			b.lost = lose(b.lost, Loss{b.at(high), p, n})
 			return
 		case to < 0:
 			to = p
@@ -257,14 +267,18 @@ func (b *flowBuilder) seen(mask, covered uint16, n uint64) {
 		b.out.Underway += n
 		return
 	}
-	add(&b.perhaps, b.at(high), to, n)
+	b.perhaps = lose(b.perhaps, Loss{b.at(high), to, n})
 }
 
-func add(m *map[[2]int]uint64, from, to int, n uint64) {
-	if *m == nil {
-		*m = map[[2]int]uint64{}
+// lose adds packets to those that were lost on the same way.
+func lose(list []Loss, l Loss) []Loss {
+	for i := range list {
+		if list[i].From == l.From && list[i].To == l.To {
+			list[i].Packets += l.Packets
+			return list
+		}
 	}
-	(*m)[[2]int{from, to}] += n
+	return append(list, l)
 }
 
 // arrived accounts for packets that the last point saw, and the points before low did not.
@@ -318,49 +332,56 @@ func (b *flowBuilder) rewritten(e tally) {
 // finish weighs what was added.
 func (b *flowBuilder) finish() {
 	b.encapsulation()
-	for way, n := range b.perhaps {
+	for _, l := range b.perhaps {
 		// No more than the captures lost can be what was lost to them.
-		m := min(n, b.res.Points[way[1]].Drops)
+		m := min(l.Packets, b.res.Points[l.To].Drops)
 		b.out.Ambiguous += m
-		if n > m {
-			add(&b.lost, way[0], way[1], n-m)
+		if l.Packets -= m; l.Packets > 0 {
+			b.lost = lose(b.lost, l)
 		}
 	}
-	for _, way := range slices.SortedFunc(maps.Keys(b.lost), func(x, y [2]int) int {
-		return cmp.Or(cmp.Compare(x[0], y[0]), cmp.Compare(x[1], y[1]))
-	}) {
-		b.out.Lost = append(b.out.Lost, Loss{way[0], way[1], b.lost[way]})
-	}
+	slices.SortFunc(b.lost, func(x, y Loss) int { return cmp.Or(cmp.Compare(x.From, y.From), cmp.Compare(x.To, y.To)) })
+	b.unknown()
 	for p, n := range b.missed {
 		if n > 0 {
 			b.out.Missed = append(b.out.Missed, Count{p, n})
 		}
 	}
-	b.unknown()
 	b.elsewhere()
+	if len(b.lost) > 0 {
+		b.out.Lost = slices.Clone(b.lost)
+	}
+}
+
+// encapsulated adds packets with a VNI at a point.
+func (b *flowBuilder) encapsulated(r Rewrite) {
+	for i := range b.networks {
+		if o := &b.networks[i]; o.Point == r.Point && o.VNI == r.VNI {
+			o.Packets += r.Packets
+			return
+		}
+	}
+	b.networks = append(b.networks, r)
 }
 
 // encapsulation notes packets with another VNI than the point's, or, where points carry several, than
 // most of the flow's.
 func (b *flowBuilder) encapsulation() {
-	for p, counts := range b.networks {
-		if counts == nil {
-			continue
-		}
-		want := b.vnis[p]
-		if want == 0 {
-			most := uint64(0)
-			for vni, n := range counts {
-				if n > most || n == most && vni < want {
-					want, most = vni, n
-				}
+	slices.SortFunc(b.networks, func(x, y Rewrite) int { return cmp.Or(cmp.Compare(x.Point, y.Point), cmp.Compare(x.VNI, y.VNI)) })
+	for from := 0; from < len(b.networks); {
+		to, most := from, b.networks[from]
+		for ; to < len(b.networks) && b.networks[to].Point == most.Point; to++ {
+			if b.networks[to].Packets > most.Packets {
+				most = b.networks[to]
 			}
 		}
-		for _, vni := range slices.Sorted(maps.Keys(counts)) {
-			if vni != want {
-				b.out.Rewrites = append(b.out.Rewrites, Rewrite{Point: p, VNI: vni, Packets: counts[vni]})
+		want := cmp.Or(b.vnis[most.Point], most.VNI)
+		for _, r := range b.networks[from:to] {
+			if r.VNI != want {
+				b.out.Rewrites = append(b.out.Rewrites, r)
 			}
 		}
+		from = to
 	}
 }
 
@@ -369,15 +390,15 @@ func (b *flowBuilder) encapsulation() {
 func (b *flowBuilder) unknown() {
 	thin := slices.Max(b.thin[:])
 	left := thin + b.late
-	for i := range b.out.Lost {
-		l := &b.out.Lost[i]
+	for i := range b.lost {
+		l := &b.lost[i]
 		n := min(l.Packets, left)
 		l.Packets -= n
 		left -= n
 		b.out.Ambiguous += n
 	}
-	b.out.Lost = slices.DeleteFunc(b.out.Lost, func(l Loss) bool { return l.Packets == 0 })
-	if b.out.Complete == 0 && len(b.out.Lost) == 0 && b.out.Ambiguous == 0 {
+	b.lost = slices.DeleteFunc(b.lost, func(l Loss) bool { return l.Packets == 0 })
+	if b.out.Complete == 0 && len(b.lost) == 0 && b.out.Ambiguous == 0 {
 		b.out.Ambiguous = thin
 	}
 }
@@ -389,9 +410,9 @@ func (b *flowBuilder) elsewhere() {
 	if ends > 0 {
 		return
 	}
-	for _, l := range b.out.Lost {
+	for _, l := range b.lost {
 		b.out.Elsewhere += l.Packets
 	}
 	b.out.Elsewhere += b.out.Complete + b.out.Underway + b.out.Ambiguous
-	b.out.Complete, b.out.Underway, b.out.Ambiguous, b.out.Lost = 0, 0, 0, nil
+	b.out.Complete, b.out.Underway, b.out.Ambiguous, b.lost = 0, 0, 0, b.lost[:0]
 }

@@ -22,7 +22,7 @@ type plan struct {
 const vniOpen = 1 << 31
 
 const (
-	sampleLen  = 1 << 12 // packets at the beginning of each file
+	sampleLen  = 1 << 10 // packets at the beginning of each file
 	sampleMost = 1 << 22 // packets that are looked through where the beginnings do not meet
 	enough     = 32      // packets in common of two points
 	maxPrefix  = 16      // bytes
@@ -77,7 +77,7 @@ func (s *surveyor) sample(p Point, limit int, keep uint64) error {
 		return err
 	}
 	defer r.Close()
-	out := sample{vnis: map[uint32]int{}, shortest: maxPrefix}
+	out := sample{vnis: map[uint32]int{}, seen: make([]seen, 0, sampleLen)}
 	parser := parser{port: p.VXLANPort, shortest: maxPrefix}
 	var rec pcapfile.Record
 	var x sighting
@@ -92,7 +92,7 @@ func (s *surveyor) sample(p Point, limit int, keep uint64) error {
 		if x.flags&sightVXLAN != 0 {
 			out.vnis[x.vni]++
 		}
-		if x.id&keep == 0 && x.flags&(sightThin|sightFrag) == 0 && len(out.seen) < 4*sampleLen {
+		if x.id&keep == 0 && x.flags&(sightThin|sightFrag) == 0 && len(out.seen) < 16*sampleLen {
 			out.seen = append(out.seen, seen{x.id, x.tuple, x.time, x.ttl})
 			s.tuples[x.tuple] = parser.tuple
 		}
@@ -119,7 +119,7 @@ func unique(in []seen) []seen {
 func (s *surveyor) meet() bool {
 	for i := 1; i < len(s.samples); i++ {
 		a, b := &s.samples[i-1], &s.samples[i]
-		if !(a.whole && b.whole) && len(s.matches(i-1, i)) < enough {
+		if !(a.whole && b.whole) && common(a.seen, b.seen, nil) < enough {
 			return false
 		}
 	}
@@ -134,8 +134,17 @@ type match struct {
 
 // matches gives the packets that two points have in common, by tuple and difference.
 func (s *surveyor) matches(a, b int) []match {
-	var out []match
-	x, y := s.samples[a].seen, s.samples[b].seen
+	out := make([]match, 0, min(len(s.samples[a].seen), len(s.samples[b].seen)))
+	common(s.samples[a].seen, s.samples[b].seen, func(x, y *seen) {
+		out = append(out, match{x.tuple, y.time - x.time})
+	})
+	slices.SortFunc(out, func(a, b match) int { return cmp.Or(cmp.Compare(a.tuple, b.tuple), cmp.Compare(a.later, b.later)) })
+	return out
+}
+
+// common counts the packets that are in both samples, and calls fn with each, unless it is nil.
+func common(x, y []seen, fn func(x, y *seen)) int {
+	n := 0
 	for len(x) > 0 && len(y) > 0 {
 		switch {
 		case x[0].id < y[0].id:
@@ -143,12 +152,13 @@ func (s *surveyor) matches(a, b int) []match {
 		case x[0].id > y[0].id:
 			y = y[1:]
 		default:
-			out = append(out, match{x[0].tuple, y[0].time - x[0].time})
+			if n++; fn != nil {
+				fn(&x[0], &y[0])
+			}
 			x, y = x[1:], y[1:]
 		}
 	}
-	slices.SortFunc(out, func(a, b match) int { return cmp.Or(cmp.Compare(a.tuple, b.tuple), cmp.Compare(a.later, b.later)) })
-	return out
+	return n
 }
 
 // medians gives the median difference of each tuple.
