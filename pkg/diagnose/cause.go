@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -365,7 +366,7 @@ func (c *leg) nameDrop(d *forward.Drop, f *Finding) (cause, summary string) {
 	case forward.ReasonNoFDB:
 		return "fdb-missing", say("no FDB entry for %s", s.MAC)
 	case forward.ReasonNeigh:
-		return c.nameNoNeigh(d)
+		return c.nameNoNeigh(d, f)
 	case forward.ReasonOtherHost:
 		return c.nameOtherHost(d)
 	case forward.ReasonNetfilter:
@@ -449,7 +450,29 @@ func (c *leg) lastInterface() string {
 	return ""
 }
 
-func (c *leg) nameNoNeigh(d *forward.Drop) (cause, summary string) {
+// ownerDown finds the node's device with an address, if it can't carry anything.
+func (c *leg) ownerDown(ip netip.Addr) (*tables.Netns, *tables.Link) {
+	for _, ns := range c.intent.Snapshot.Netns {
+		for _, a := range ns.Addrs {
+			if ns.Name != tables.HostName || a.Prefix.Addr() != ip {
+				continue
+			}
+			if l := ns.Link(a.Index); l != nil && !(l.Up && l.LowerUp) {
+				return ns, l
+			}
+		}
+	}
+	return nil, nil
+}
+
+func downWord(l *tables.Link) string {
+	if !l.Up {
+		return "down"
+	}
+	return "without carrier"
+}
+
+func (c *leg) nameNoNeigh(d *forward.Drop, f *Finding) (cause, summary string) {
 	s := &d.Step
 	summary = fmt.Sprintf("%s %s: %s", d.Node, d.Interface, s.Note)
 	dev := c.link(s)
@@ -457,6 +480,10 @@ func (c *leg) nameNoNeigh(d *forward.Drop) (cause, summary string) {
 	case dev != nil && dev.Kind == "vxlan":
 		return "neigh-missing", summary
 	case c.intent != nil && c.intent.Model.IsUnderlay(s.Netns, s.Ifindex):
+		if ns, l := c.ownerDown(s.Target); l != nil {
+			f.Node, f.Interface, f.Evidence = ns.Node, l.Name, append(f.Evidence, "link entry: "+ns.FormatLink(*l))
+			return "link-down", fmt.Sprintf("%s %s, which has %s, is %s: nobody answers for the address", ns.Node, l.Name, s.Target, downWord(l))
+		}
 		return "underlay-neigh-failed", summary
 	default:
 		return "neigh-unanswered", summary
@@ -497,7 +524,7 @@ func (c *leg) nameLinkDown(d *forward.Drop) string {
 		return "vxlan-down"
 	case dev.Kind == "bridge":
 		return "cni0-down"
-	case dev.Kind == "veth":
+	case dev.Kind == "veth" && !c.intent.Model.IsUnderlay(d.Netns, dev.Index):
 		return "pod-link-down"
 	default:
 		return "link-down"

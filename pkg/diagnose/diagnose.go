@@ -170,10 +170,15 @@ func (c *leg) check(hop, k int, ck *verify.Check) {
 	}
 	f.Cause, f.Summary = c.nameCheck(ck, &f)
 	f.Remedy = c.remedy(f.Cause, ck.Step, ck)
-	if c.whole && ck.Name != verify.CheckSource && ck.Name != verify.CheckDelivered && ck.Source == verify.FromIntent {
+	if c.whole && !aboutTheEnd(ck.Name) && ck.Source == verify.FromIntent {
 		f.Severity = Warning
 	}
 	c.found = append(c.found, f)
+}
+
+// aboutTheEnd: packets that arrive do not excuse that they arrive as others, or elsewhere.
+func aboutTheEnd(check string) bool {
+	return check == verify.CheckSource || check == verify.CheckDelivered || check == verify.CheckPort
 }
 
 // follows reports whether a check is about the neighbour or the FDB row of a next hop that was wrong already: a
@@ -188,10 +193,30 @@ func (c *leg) follows(ck *verify.Check) bool {
 }
 
 // neighAccused reports whether an underlay neighbour that is not the far node's own device is to blame: the
-// packets were lost where it sent them, and nothing else that it sends there arrives either.
+// packets were lost where it sent them. Those that arrive with the far device's own address acquit it, and so
+// does any other traffic between the nodes that is answered: it takes the same entry.
 func (c *leg) neighAccused(hop int) bool {
-	lost := c.in.Wire != nil && c.Journeys > 0 && !c.whole && c.Last >= hop-1 && c.Last <= hop+1
-	return lost && !passes(c.in.Witness.contrast(ContrastNodePing)) && !passes(c.in.Witness.contrast(ContrastNodeUDP))
+	if c.in.Wire == nil || c.Journeys == 0 || c.whole || c.Last < hop-1 || c.Last > hop+1 {
+		return false
+	}
+	if c.Last == hop+1 {
+		h := &c.Hops[c.Last]
+		ns := c.intent.Snapshot.ByID(h.Netns)
+		if len(h.Sightings) > 0 && ns != nil {
+			l, f := ns.Link(h.Ifindex), &h.Sightings[0].Frame
+			seen := f.Flow().EthDst
+			if f.HasVXLAN {
+				seen = f.Outer.EthDst
+			}
+			return l != nil && l.MAC != seen
+		}
+	}
+	for _, name := range []string{ContrastNodePing, ContrastNodeUDP} {
+		if t := c.in.Witness.contrast(name); t != nil && t.Answered > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *leg) checkEvidence(ck *verify.Check) []string {

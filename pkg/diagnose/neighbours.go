@@ -68,6 +68,11 @@ func (c *leg) waiting(f *Finding, ns tables.NetnsID) bool {
 		f.Cause = "neigh-missing"
 	case c.intent.Model.IsUnderlay(u.Netns, u.Ifindex):
 		f.Cause = "underlay-neigh-failed"
+		if ns, l := c.ownerDown(u.IP); l != nil {
+			f.Cause, f.Node, f.Interface = "link-down", ns.Node, l.Name
+			f.Summary = fmt.Sprintf("%s %s, which has %s, is %s: nobody answers for the address", ns.Node, l.Name, u.IP, downWord(l))
+			f.Evidence = append(f.Evidence, "link entry: "+ns.FormatLink(*l))
+		}
 	default:
 		f.Cause = "neigh-unanswered"
 	}

@@ -149,8 +149,37 @@ func (w *walk) finish(end End) {
 	*w.done = append(*w.done, w.leg)
 }
 
+// unproven names the table whose missing entry would be the reason of a drop, if that table was not read or
+// listed whole: what was not seen is not missing.
+func unproven(why Reason, h *host, l *tables.Link) string {
+	dev, vxlan := "", false
+	if l != nil {
+		dev, vxlan = l.Name, l.Kind == "vxlan"
+	}
+	table := ""
+	switch {
+	case why == ReasonNoRoute:
+		table, dev = "routes", ""
+	case why == ReasonNoFDB:
+		table = "fdb"
+	case why == ReasonNeigh && vxlan:
+		table = "neighbours"
+	case why == ReasonNoSocket:
+		table, dev = "links", ""
+	}
+	if table == "" || !h.Lacks(table, dev) {
+		return ""
+	}
+	return table
+}
+
 // drop ends the leg. The deciding step is the last of the tail.
 func (w *walk) drop(why Reason, h *host, l *tables.Link, s Step) {
+	if table := unproven(why, h, l); table != "" {
+		w.step(s)
+		w.unknown("the " + table + " of " + h.Node + " " + h.Name + " are not known whole, and what is known has no entry")
+		return
+	}
 	s.Netns, s.Node = h.ID, h.Node
 	name := ""
 	if l != nil {

@@ -198,7 +198,8 @@ func (n *nftRule) statement(s any) {
 	case "log", "quota", "set", "ct helper", "ct timeout", "ct expectation", "last", "secmark", "synproxy":
 		n.add(netfilter.Expr{Op: netfilter.OpPass, Text: kind})
 	case "limit":
-		n.add(netfilter.Expr{Op: netfilter.OpAssume, Text: "limit (taken as within)"})
+		over, _ := get(v, "inv").(bool)
+		n.add(netfilter.Expr{Op: netfilter.OpLimit, Invert: over, Text: "limit"})
 	case "notrack":
 		n.add(netfilter.Expr{Op: netfilter.OpNotrack, Text: kind})
 	case "reject":
