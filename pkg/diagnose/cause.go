@@ -126,7 +126,8 @@ func (c *leg) nameNeigh(ck *verify.Check, f *Finding) (cause, summary string) {
 	return "neigh-wrong-mac", fmt.Sprintf("%s: the neighbour entry for %s has lladdr %s, expected %s", where, s.Target, s.MAC, ck.Expected)
 }
 
-// claims names another namespace than the far end's that has the address, on a device with the entry's MAC.
+// claims names another namespace than the far end's that has the address, on a device with the entry's MAC; or
+// the port of the node's bridge behind which that MAC lives, if it is not the far end's.
 func (c *leg) claims(s *forward.Step) string {
 	for _, ns := range c.intent.Snapshot.Netns {
 		if ns.ID == c.intent.Dst.Netns || !ns.HasAddr(s.Target) {
@@ -136,6 +137,18 @@ func (c *leg) claims(s *forward.Step) string {
 			if l.MAC == s.MAC {
 				return ns.Name
 			}
+		}
+	}
+	host := c.intent.Snapshot.ByID(s.Netns)
+	if host == nil {
+		return ""
+	}
+	for _, f := range host.FDB {
+		if f.Master != s.Ifindex || f.MAC != s.MAC || f.Local || f.Index == c.intent.Dst.Veth {
+			continue
+		}
+		if l := host.Link(f.Index); l != nil {
+			return "the pod behind " + l.Name
 		}
 	}
 	return ""
@@ -275,13 +288,13 @@ func (c *leg) namePodRoute(ck *verify.Check, f *Finding) (cause, summary string)
 		return "cni0-down", fmt.Sprintf("%s: the pods' bridge %s is down, and with it the route for %s", s.Node, br.Name, s.Target)
 	case s.Route != nil && isReject(s.Route.Type):
 		return "blackhole-route", summary
+	case gatewayLeavesNode(s) && !c.byForeignRule(s):
+		return "routing-loop", summary
 	case br != nil && !c.bridgeServes(s):
 		f.Interface = br.Name
 		return "cni0-wrong-address", fmt.Sprintf("%s: the pods' bridge %s has no address in the subnet of %s", s.Node, br.Name, s.Target)
 	case c.byForeignRule(s):
 		return "policy-rule-hijack", summary
-	case gatewayLeavesNode(s):
-		return "routing-loop", summary
 	default:
 		return "pod-host-route-missing", summary
 	}

@@ -170,7 +170,7 @@ func (c *leg) check(hop, k int, ck *verify.Check) {
 	}
 	f.Cause, f.Summary = c.nameCheck(ck, &f)
 	f.Remedy = c.remedy(f.Cause, ck.Step, ck)
-	if c.whole && !aboutTheEnd(ck.Name) && ck.Source == verify.FromIntent {
+	if c.whole && !aboutTheEnd(ck.Name) && !(c.in.Wire == nil && aboutTheWay(ck.Name)) && ck.Source == verify.FromIntent {
 		f.Severity = Warning
 	}
 	c.found = append(c.found, f)
@@ -179,6 +179,11 @@ func (c *leg) check(hop, k int, ck *verify.Check) {
 // aboutTheEnd: packets that arrive do not excuse that they arrive as others, or elsewhere.
 func aboutTheEnd(check string) bool {
 	return check == verify.CheckSource || check == verify.CheckDelivered || check == verify.CheckPort
+}
+
+// aboutTheWay: without packets nothing shows that another way than the one that was meant gets there as well.
+func aboutTheWay(check string) bool {
+	return check == verify.CheckRoute || check == verify.CheckNeigh || check == verify.CheckFDB || check == verify.CheckVtepLocal
 }
 
 // follows reports whether a check is about the neighbour or the FDB row of a next hop that was wrong already: a

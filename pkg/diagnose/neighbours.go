@@ -55,6 +55,13 @@ func (c *leg) waiting(f *Finding, ns tables.NetnsID) bool {
 	f.Evidence = append(f.Evidence, "neigh entry after the probe: "+u.Entry, "see: "+u.Command)
 	asked, answered := c.asked(u.IP)
 	f.Evidence = append(f.Evidence, asked...)
+	d := &forward.Drop{Reason: forward.ReasonNeigh, Netns: u.Netns, Node: host.Node, Interface: dev.Name}
+	d.Step = forward.Step{Kind: forward.StepNeigh, Netns: u.Netns, Node: host.Node, Ifindex: u.Ifindex, Target: u.IP}
+	if p, ok := c.plumbing(d); ok { // how the pod is attached says why
+		f.Cause, f.Node, f.Interface, f.Summary, f.Remedy = p.Cause, p.Node, p.Interface, p.Summary, p.Remedy
+		f.Evidence = append(p.Evidence, f.Evidence...)
+		return true
+	}
 	where := strings.TrimSpace(host.Node + " " + dev.Name)
 	if host.Name != tables.HostName {
 		where = host.Name + " " + dev.Name + " on " + host.Node

@@ -38,6 +38,12 @@ type Size struct {
 // bySize judges the full-size packets: they are lost, small ones are not, and nobody told the sender.
 func bySize(in Input) []Finding {
 	s := in.Witness.Size
+	if s != nil && s.Answered > 0 && s.PMTU > 0 {
+		return []Finding{{
+			Cause: "pmtu-lower", Leg: s.Path.Request.Name, Node: s.Node, Severity: Note, place: place(0, 0, 96),
+			Summary: fmt.Sprintf("the path takes %d bytes, less than the pod's interface; ICMP tells the sender so, and it sends that much", s.PMTU),
+		}}
+	}
 	if s == nil || s.Answered > 0 || s.PMTU > 0 {
 		return nil
 	}

@@ -82,6 +82,9 @@ func start(ctx context.Context, o Options) (*session, error) {
 	if err := s.read(ctx); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
+	if err := s.widen(ctx); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
 	return s, nil
 }
 

@@ -133,7 +133,7 @@ func (in *Intent) gatewayCheck(ns *tables.Netns, s *forward.Step) (Check, bool) 
 		return Check{}, false
 	}
 	gw := s.Via
-	if !gw.IsValid() && !l.Loopback || gw.IsLinkLocalUnicast() || !l.Loopback && !servesSubnet(host, ns, l.Index) {
+	if !gw.IsValid() && !l.Loopback || gw.IsLinkLocalUnicast() || !l.Loopback && !servesSubnet(host, in.Src.Bridge, ns, l.Index) {
 		return Check{}, false // where the node has no address of the pod's subnet, that is what is wrong
 	}
 	st, found, _ := in.Model.WhoHas(s.Netns, s.Ifindex, gw)
@@ -144,10 +144,12 @@ func (in *Intent) gatewayCheck(ns *tables.Netns, s *forward.Step) (Check, bool) 
 	}, true
 }
 
-// servesSubnet reports whether the node has an address in the subnet of a pod's interface.
-func servesSubnet(host, pod *tables.Netns, dev tables.Ifindex) bool {
-	return slices.ContainsFunc(pod.Addrs, func(a tables.Addr) bool {
-		return a.Index == dev && slices.ContainsFunc(host.Addrs, func(h tables.Addr) bool { return a.Prefix.Masked().Contains(h.Prefix.Addr()) })
+// servesSubnet reports whether the pods' bridge has an address in the subnet of a pod's interface.
+func servesSubnet(host *tables.Netns, bridge tables.Ifindex, pod *tables.Netns, dev tables.Ifindex) bool {
+	return bridge != 0 && slices.ContainsFunc(pod.Addrs, func(a tables.Addr) bool {
+		return a.Index == dev && slices.ContainsFunc(host.Addrs, func(h tables.Addr) bool {
+			return h.Index == bridge && a.Prefix.Masked().Contains(h.Prefix.Addr())
+		})
 	})
 }
 
