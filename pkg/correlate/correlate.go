@@ -54,7 +54,7 @@ type Sighting struct {
 
 // Flow is the traffic that is looked for. The request leg goes from A to B.
 type Flow struct {
-	Proto uint8 // IP protocol
+	Proto uint8 // IP protocol, 0: any
 	// A and B are the addresses that either end is known by, those before and after translation.
 	A, B []netip.Addr
 	// APort and BPort are in host byte order; 0 is any. For ICMP APort is the echo id.

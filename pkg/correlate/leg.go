@@ -19,7 +19,7 @@ const (
 // addresses allow both. sure says that the ports (the echo id) are the flow's: translation may change
 // one of two ports, but frames with neither prove themselves by joining a journey.
 func (f *Flow) legOf(h *decode.Headers) (l leg, sure bool) {
-	if !h.HasIP || h.Proto != f.Proto {
+	if !h.HasIP || f.Proto != 0 && h.Proto != f.Proto {
 		return legNone, false
 	}
 	srcA, srcB := slices.Contains(f.A, h.Src), slices.Contains(f.B, h.Src)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/tables"
@@ -52,6 +53,9 @@ func (c *leg) nameCheck(ck *verify.Check, f *Finding) (cause, summary string) {
 	case verify.CheckDelivered:
 		return "wrong-destination", fmt.Sprintf("the packet ends in %s, expected %s%s", ck.Observed, ck.Expected, c.natWords(ck.Step, f))
 	case verify.CheckSource:
+		if ck.Step != nil && ck.Step.Rule != nil {
+			return "masq-pod-to-pod", fmt.Sprintf("%s: traffic between pods is masqueraded: source %s is translated by %s", ck.Step.Node, ck.Expected, ck.Step.Entry)
+		}
 		return "masq-pod-to-pod", fmt.Sprintf("the far end sees source %s, expected %s: traffic between pods is masqueraded", ck.Observed, ck.Expected)
 	default:
 		return c.nameHeader(ck)
@@ -369,6 +373,9 @@ func (c *leg) nameDrop(d *forward.Drop, f *Finding) (cause, summary string) {
 		}
 		return "blackhole-route", say("%s: %s", d.Reason, orWords(s.Entry, s.Note))
 	case forward.ReasonForwarding:
+		if c.inPod(d) {
+			return c.strayed(d)
+		}
 		cause = "ip-forward-off"
 		if s.Target.Is6() || strings.Contains(s.Entry, "ipv6") {
 			cause = "v6-forward-off"
@@ -509,12 +516,53 @@ func (c *leg) nameOtherHost(d *forward.Drop) (cause, summary string) {
 	if dev != nil && dev.Kind == "vxlan" {
 		return "vtep-mac-changed", summary
 	}
+	if row := c.wrongPort(d.Step.MAC); row != "" {
+		return "bridge-fdb-wrong", fmt.Sprintf("%s; the bridge's FDB sends it there: %s", summary, row)
+	}
 	return "pod-neigh-stale", summary
+}
+
+// wrongPort is the bridge's FDB row for the far end's own MAC, if it names another port than the far end's: then
+// the neighbour entry is right, and the bridge is not.
+func (c *leg) wrongPort(mac ether.MAC) string {
+	host, pod := c.intent.Snapshot.ByID(c.intent.Dst.Host), c.intent.Snapshot.ByID(c.intent.Dst.Netns)
+	if host == nil || pod == nil {
+		return ""
+	}
+	if l := pod.Link(c.intent.Dst.Interface); l == nil || l.MAC != mac {
+		return ""
+	}
+	for _, f := range host.FDB {
+		if f.Master == c.intent.Dst.Bridge && f.Master != 0 && f.MAC == mac && f.Index != c.intent.Dst.Veth {
+			return host.FormatFDB(f)
+		}
+	}
+	return ""
+}
+
+// strayed: the packet came to a pod that is not its end; a pod that does not forward is no fault.
+func (c *leg) strayed(d *forward.Drop) (cause, summary string) {
+	summary = fmt.Sprintf("%s on %s: the packet for %s comes to a pod that it is not for", c.podName(d), d.Node, c.intent.Dst.IP)
+	pod := c.intent.Snapshot.ByID(d.Netns)
+	for _, ns := range c.intent.Snapshot.Netns {
+		for _, l := range ns.Links {
+			for _, o := range pod.Links {
+				if ns.ID != pod.ID && ns.Name != tables.HostName && !l.MAC.IsZero() && l.MAC == o.MAC {
+					return "duplicate-mac", fmt.Sprintf("%s: %s has the same MAC, %s", summary, ns.Name, l.MAC)
+				}
+			}
+		}
+	}
+	return "wrong-destination", summary
 }
 
 func (c *leg) nameNoSocket(d *forward.Drop, f *Finding) (cause, summary string) {
 	dev := c.link(&d.Step)
 	summary = fmt.Sprintf("%s: %s", d.Node, d.Step.Note)
+	if s := verify.NATStep(c.Forward, "dstPort"); s != nil && s.Netns == d.Netns && c.encapsulated() {
+		f.Evidence = append(f.Evidence, stepEvidence(s)...)
+		return "wrong-port", fmt.Sprintf("%s: a rule translates the VXLAN packet's port: %s", s.Node, s.Entry)
+	}
 	switch {
 	case dev == nil || dev.VXLAN == nil:
 		f.Interface = orWords(c.overlayName(), f.Interface)

@@ -80,6 +80,9 @@ type Input struct {
 	// Incomplete names tables that could not be read whole.
 	Incomplete []string
 	Witness    Witness
+	// Data are the ways, by the tables, of a first data segment on the connection that the handshake opened;
+	// nil where there is no connection.
+	Data []forward.Leg
 }
 
 // Diagnose gives the findings, in the order of the path, and the verdict.
@@ -127,6 +130,7 @@ func legFindings(in Input, l *verify.Leg, intent *verify.Intent, n int) []Findin
 	}
 	c.dropped()
 	c.alternatives()
+	c.established()
 	c.foreign()
 	c.lost()
 	c.notes()
@@ -158,7 +162,7 @@ func (c *leg) expected() int {
 
 // check turns a comparison that does not hold into a finding.
 func (c *leg) check(hop, k int, ck *verify.Check) {
-	if ck.OK || c.follows(ck) {
+	if ck.OK || c.follows(ck) || c.repeated(hop, ck) {
 		return
 	}
 	f := Finding{
@@ -195,6 +199,32 @@ func (c *leg) follows(ck *verify.Check) bool {
 	return slices.ContainsFunc(c.Hops, func(h verify.Hop) bool {
 		return h.Node == ck.Node && slices.ContainsFunc(h.Checks, func(o verify.Check) bool { return o.Name == verify.CheckRoute && !o.OK })
 	})
+}
+
+// repeated reports whether headers differed at an earlier hop already: what is wrong there stays wrong.
+func (c *leg) repeated(hop int, ck *verify.Check) bool {
+	if ck.Source != verify.FromTables || ck.Name == verify.CheckUnderlay {
+		return false
+	}
+	for i := 0; i < hop && i < len(c.Hops); i++ {
+		if slices.ContainsFunc(c.Hops[i].Checks, func(o verify.Check) bool {
+			return !o.OK && o.Source == verify.FromTables && o.Name != verify.CheckUnderlay
+		}) {
+			return true
+		}
+	}
+	if hop < len(c.Hops) {
+		for k := range c.Hops[hop].Checks {
+			o := &c.Hops[hop].Checks[k]
+			if o == ck {
+				return false
+			}
+			if !o.OK && o.Source == verify.FromTables && o.Name != verify.CheckUnderlay {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // neighAccused reports whether an underlay neighbour that is not the far node's own device is to blame: the
@@ -314,8 +344,11 @@ func (c *leg) alternatives() {
 	for i := range c.Others {
 		l := &c.Others[i]
 		bad := slices.IndexFunc(l.Checks, func(ck verify.Check) bool { return !ck.OK })
-		if len(l.Chance) == 0 || l.Drop == nil && bad < 0 {
+		if len(l.Chance) == 0 && l.Undecided == "" || l.Drop == nil && bad < 0 {
 			continue
+		}
+		if l.Undecided != "" && c.in.Wire != nil {
+			continue // the wire has decided
 		}
 		o := *c
 		o.Leg = &verify.Leg{Name: c.Name, Forward: l.Leg}
@@ -335,11 +368,41 @@ func (c *leg) alternatives() {
 			f.Remedy = o.remedy(f.Cause, &d.Step, nil)
 		}
 		f.Summary = "some packets, by chance: " + f.Summary
-		f.Evidence = append([]string{"only when: " + strings.Join(l.Chance, "; ")}, f.Evidence...)
-		if l.ByRate {
+		when := strings.Join(l.Chance, "; ")
+		if l.Undecided != "" {
+			when = "this rule matches, which tables do not tell: " + l.Undecided
+		}
+		f.Evidence = append([]string{"only when: " + when}, f.Evidence...)
+		if l.ByRate || l.Undecided != "" {
 			f.Severity = Note
 		}
 		c.found = append(c.found, f)
+	}
+}
+
+// established reports what becomes of the data after a handshake that passes: rules may let only that through.
+func (c *leg) established() {
+	if c.n != 0 || c.Forward.End != forward.Delivered {
+		return
+	}
+	for _, l := range c.in.Data {
+		if l.End == forward.Delivered || l.Undecided != "" || len(l.Chance) > 0 {
+			return
+		}
+	}
+	for _, l := range c.in.Data {
+		if l.Drop == nil {
+			continue
+		}
+		d := l.Drop
+		f := Finding{Leg: c.Name, Node: d.Node, Interface: d.Interface, Severity: Error, place: place(0, len(l.Hops), 98), Evidence: stepEvidence(&d.Step)}
+		o := *c
+		o.Leg = &verify.Leg{Name: c.Name, Forward: l}
+		f.Cause, f.Summary = o.nameDrop(d, &f)
+		f.Summary = "the handshake passes, data does not: " + f.Summary
+		f.Remedy = o.remedy(f.Cause, &d.Step, nil)
+		c.found = append(c.found, f)
+		return
 	}
 }
 
@@ -380,7 +443,9 @@ func (c *leg) lost() {
 		last.Seen, c.Journeys, last.Node, last.Interface, last.Dir, next.Seen, next.Node, next.Interface, next.Dir)
 	said := c.kernelSaid(last, next)
 	for k := range c.found {
-		if c.found[k].place >= place(c.n, next.Since, 0) && c.found[k].Severity == Error {
+		// a finding further on than the place where the wire stops is not what stopped it
+		at := c.found[k].place >= place(c.n, next.Since, 0) && (!next.Expected || c.found[k].place <= place(c.n, i, 95))
+		if at && c.found[k].Severity == Error {
 			c.found[k].Evidence = append(c.found[k].Evidence, "wire: "+words)
 			c.found[k].Evidence = append(c.found[k].Evidence, healed(next)...)
 			c.found[k].Evidence = append(c.found[k].Evidence, said...)
@@ -400,6 +465,11 @@ func (c *leg) lost() {
 		f.Evidence = append(f.Evidence, said...)
 	}
 	f.Evidence = append(f.Evidence, c.counted(last, next)...)
+	if s := verify.NATStep(c.Forward, "ipDst"); s != nil && s.Rule.What == netfilter.WhatNAT && c.direct() {
+		f.Cause, f.Node, f.Interface = "wrong-destination", s.Node, orWords(c.linkName(s), f.Interface)
+		f.Summary = fmt.Sprintf("%s: a rule puts another destination in the place of %s: %s", s.Node, c.intent.Dst.IP, s.Entry)
+		f.Evidence, f.Remedy = append(f.Evidence, stepEvidence(s)...), c.remedy(f.Cause, s, nil)
+	}
 	if cause, node, dev := c.reasonAt(last, next); cause != "" && strings.HasPrefix(f.Cause, "lost-after-") {
 		f.Cause, f.Node, f.Interface = cause, node, orWords(dev, f.Interface)
 		f.Remedy = keep[cause]
@@ -414,13 +484,18 @@ func (c *leg) lost() {
 
 // neverSent: no packet set out, because its sender waits for a neighbour.
 func (c *leg) neverSent() {
-	if c.n != 0 || len(c.found) > 0 || c.intent == nil {
+	if c.n != 0 || c.intent == nil {
 		return
 	}
-	f := Finding{Leg: c.Name, Severity: Error, place: place(0, 0, 97)}
+	f := Finding{Leg: c.Name, Severity: Error, place: place(0, 0, 1)} // nothing gets further than this
 	if c.waiting(&f, c.intent.Src.Netns) {
 		c.found = append(c.found, f)
 	}
+}
+
+// direct reports whether the far end's own address was the destination, and not a service's.
+func (c *leg) direct() bool {
+	return c.intent != nil && len(c.Hops) > 0 && c.Hops[0].Frame.Dst == c.intent.Dst.IP
 }
 
 // share says how many were lost where it was not all.

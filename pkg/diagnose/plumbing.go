@@ -22,7 +22,7 @@ func (c *leg) plumbing(d *forward.Drop) (Finding, bool) {
 		return Finding{}, false
 	}
 	for _, e := range []verify.End{c.intent.Src, c.intent.Dst} {
-		if e.Pod && (d.Netns == e.Netns || d.Netns == e.Host && c.nearEnd(d, e)) {
+		if e.Pod && (d.Netns == e.Netns || d.Netns == e.Host && c.nearEnd(d, e) || d.Reason == forward.ReasonNeigh && d.Step.Target == e.IP) {
 			if f, ok := c.attachment(e); ok {
 				return f, true
 			}
@@ -67,7 +67,7 @@ func (c *leg) attachment(e verify.End) (Finding, bool) {
 	}
 	if inside != nil && e.IP.IsValid() && !pod.HasAddr(e.IP) {
 		return at(pod, inside, "pod-address-missing", fmt.Sprintf("the pod does not have its address %s", e.IP),
-			command(pod, fmt.Sprintf("ip addr add %s dev %s", e.IP, inside.Name))+"; restart the pod, so that the CNI plugin sets it up anew")
+			command(pod, fmt.Sprintf("ip addr add %s/%d dev %s", e.IP, c.podBits(host, e), inside.Name))+"; restart the pod, so that the CNI plugin sets it up anew")
 	}
 	if veth == nil {
 		return Finding{}, false
@@ -92,6 +92,16 @@ func (c *leg) attachment(e verify.End) (Finding, bool) {
 			command(host, "bridge link set dev "+veth.Name+" state 3"))
 	}
 	return c.gatewayAddress(host, br, pod, at)
+}
+
+// podBits is the length of the pods' subnet, by the address of the bridge in it.
+func (c *leg) podBits(host *tables.Netns, e verify.End) int {
+	for _, a := range host.Addrs {
+		if a.Index == e.Bridge && a.Prefix.Masked().Contains(e.IP) {
+			return a.Prefix.Bits()
+		}
+	}
+	return e.IP.BitLen()
 }
 
 // gatewayAddress: the bridge must have the address that the pod's default route goes through.

@@ -57,6 +57,8 @@ func status(in Input, fs []Finding) Status {
 			return Inconclusive
 		}
 		return Broken
+	case !in.Sent.Watching && in.Sent.Sent > 0 && in.Sent.Answered == 0 && first != nil:
+		return Broken
 	case req.Arrived < req.Journeys, rep.Arrived < rep.Journeys, !in.Sent.Watching && in.Sent.Answered < in.Sent.Sent:
 		return Degraded
 	case first != nil:
@@ -82,6 +84,8 @@ func statusByTables(in Input, first *Finding) Status {
 		return Degraded
 	case req.End != forward.Delivered || rep.End != forward.Delivered:
 		return Inconclusive
+	case undecided(&in.Path.Request) != "" || undecided(&in.Path.Reply) != "":
+		return Inconclusive
 	default:
 		return Healthy
 	}
@@ -89,6 +93,11 @@ func statusByTables(in Input, first *Finding) Status {
 
 func whyInconclusive(in Input) string {
 	req, rep := &in.Path.Request, &in.Path.Reply
+	for _, l := range []*verify.Leg{req, rep} {
+		if rule := undecided(l); in.Wire == nil && rule != "" {
+			return fmt.Sprintf("on the %s leg it hangs on a rule of which the tables do not say whether it matches: %s", l.Name, rule)
+		}
+	}
 	if in.Wire == nil {
 		for _, l := range []*verify.Leg{req, rep} {
 			if l.Forward.End != forward.Delivered {
@@ -108,6 +117,16 @@ func whyInconclusive(in Input) string {
 	default:
 		return "the packet was lost where no tap could see it" + errorWords(in.Sent.Errors)
 	}
+}
+
+// undecided is the rule on which a leg hangs, if the ways that it leaves end differently.
+func undecided(l *verify.Leg) string {
+	for _, o := range l.Others {
+		if o.Undecided != "" && o.End != l.Forward.End {
+			return o.Undecided
+		}
+	}
+	return ""
 }
 
 func errorWords(errs []string) string {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/kdrop"
 	"github.com/podtrace/podtrace/pkg/verify"
 )
@@ -63,7 +64,7 @@ func (c *leg) kernelSaid(places ...*verify.Hop) []string {
 // byReason names causes that the kernel's own word decides.
 var byReason = map[string]string{
 	"UDP_CSUM": "vxlan-csum-offload", "TC_INGRESS": "tc-bpf-drop", "TC_EGRESS": "tc-bpf-drop", "QDISC_DROP": "qdisc-drop",
-	"XDP": "tc-bpf-drop",
+	"XDP": "tc-bpf-drop", "ICMP_CSUM": "bad-checksum", "TCP_CSUM": "bad-checksum", "IP_CSUM": "bad-checksum",
 }
 
 // reasonAt gives the name, if any, of the kernel's reason for the packets of this leg that it dropped in one of
@@ -72,8 +73,8 @@ func (c *leg) reasonAt(places ...*verify.Hop) (cause, node, device string) {
 	for i := range c.in.Witness.Drops {
 		d := &c.in.Witness.Drops[i]
 		h := c.dropPlace(d, places)
-		if h == nil || d.Reverse != (c.n == 1) || d.Neighbour {
-			continue
+		if h == nil || d.Reverse != (c.n == 1) || d.Neighbour || !c.onPath(d) {
+			continue // on a device that is not of the path: somebody sent it there
 		}
 		if cause = byReason[d.Reason]; cause != "" {
 			return cause, h.Node, d.Device
@@ -124,6 +125,33 @@ func (c Contrast) words() string {
 	return s
 }
 
+// sentAstray looks at how the last node sends to the other one, when nothing gets there: by a policy rule's table
+// instead of main, or by a device that does not ask for addresses.
+func (c *leg) sentAstray(f *Finding) bool {
+	for i := c.Last; i >= 0 && i >= c.Last-1; i-- {
+		for k := range c.Hops[i].Steps {
+			s := &c.Hops[i].Steps[k]
+			l := c.link(s)
+			switch {
+			case s.Kind == forward.StepRoute && s.PolicyRule != nil && c.byForeignRule(s):
+				f.Cause = "policy-rule-hijack"
+				f.Summary = fmt.Sprintf("%s: a policy rule takes %s, the far node, before table main: %s (%s)", s.Node, s.Target, s.Entry, s.Note)
+				f.Evidence, f.Remedy = append(f.Evidence, stepEvidence(s)...), c.remedy("policy-rule-hijack", s, nil)
+				return true
+			case l != nil && l.NoARP && l.Broadcast && c.intent.Model.IsUnderlay(s.Netns, s.Ifindex):
+				f.Cause = "arp-off"
+				f.Summary = fmt.Sprintf("%s %s does not ask for link-layer addresses (NOARP): packets carry its own", s.Node, l.Name)
+				f.Evidence = append(f.Evidence, stepEvidence(s)...)
+				if ns := c.intent.Snapshot.ByID(s.Netns); ns != nil {
+					f.Remedy = command(ns, "ip link set "+l.Name+" arp on")
+				}
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (w *Witness) contrast(name string) *Contrast {
 	i := slices.IndexFunc(w.Contrast, func(c Contrast) bool { return c.Name == name })
 	if i < 0 {
@@ -157,6 +185,7 @@ func (c *leg) byContrast(f *Finding, last, next *verify.Hop) {
 		f.Cause = "src-dst-check"
 		f.Summary = fmt.Sprintf("%s: the network drops packets from %s; those from the node's own address pass", where, last.Frame.Src)
 		f.Remedy = "turn off the source/destination check of the instances, allow the pods' addresses (allowed-address-pairs), or use an overlay"
+	case fails(ping) && c.sentAstray(f):
 	case fails(ping) && fails(udp):
 		f.Cause = "underlay-down"
 		f.Summary = fmt.Sprintf("%s: nothing passes from node to node, whatever the protocol", where)

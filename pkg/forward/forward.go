@@ -40,6 +40,7 @@ type Flow struct {
 	DF               bool   // IPv4 don't fragment
 	GSO              bool   // a super-packet that devices may segment: MTU does not apply
 	Mark             uint32 // SO_MARK
+	Any              Field  // ports that the tables do not tell: a translation chose them
 }
 
 // Direction is the way a packet passes an interface.
@@ -240,6 +241,9 @@ type Leg struct {
 	FinalFlow Flow
 	// Chance says under which condition this leg is taken, when there are alternatives.
 	Chance []string
+	// Undecided is the rule of which the tables do not say whether it matches; the leg is what follows if it
+	// does, or if it does not. "" where all is known.
+	Undecided string
 	// ByRate: the chance is a limit or quota that is used up or not, not a choice among equals.
 	ByRate bool
 	// Notes are oddities that change nothing.

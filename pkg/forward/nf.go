@@ -3,6 +3,7 @@ package forward
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/netfilter"
@@ -110,7 +111,7 @@ func (w *walk) run(h *host, family netfilter.Family, hook netfilter.Hook, np net
 	if !ok {
 		st = netfilter.NewState(h.Netfilter)
 	}
-	outcomes := st.Run(family, hook, np, p.conn, env{w.m, h})
+	outcomes, doubt := ways(st.Run(family, hook, np, p.conn, env{w.m, h}))
 	for i, o := range outcomes {
 		b, pb := w, p
 		if len(outcomes) > 1 {
@@ -120,9 +121,28 @@ func (w *walk) run(h *host, family netfilter.Family, hook netfilter.Hook, np net
 		if i >= maxLegs || b.full() {
 			return
 		}
+		if doubt != "" {
+			b.leg.Undecided = doubt
+		}
 		b.leg.state.nf[h.ID] = o.State
 		b.settle(h, o, pb, in, out, next)
 	}
+}
+
+// ways puts what an unknown outcome may come to in its place: the packet that was seen tells which it was. doubt
+// is the rule that is not known to match.
+func ways(outcomes []netfilter.Outcome) (out []netfilter.Outcome, doubt string) {
+	for _, o := range outcomes {
+		if o.Verdict != netfilter.Unknown || len(o.Ways) < 2 {
+			out = append(out, o)
+			continue
+		}
+		out = append(out, o.Ways...)
+		if n := len(o.Trail); n > 0 {
+			doubt = o.Trail[n-1].String()
+		}
+	}
+	return out, doubt
 }
 
 // settle follows one outcome.
@@ -150,6 +170,9 @@ func (w *walk) settle(h *host, o netfilter.Outcome, p *packet, in, out *tables.L
 		p.SrcPort, p.DstPort = o.Packet.SrcPort, o.Packet.DstPort
 	}
 	p.TTL = o.Packet.TTL
+	if o.Packet.AnySrcPort {
+		p.Any |= FieldSrcPort
+	}
 	fields := changedFields(&before, p)
 	if len(fields) > 0 {
 		w.step(nfStep(h, o, l, fields))
@@ -182,7 +205,7 @@ func nfStep(h *host, o netfilter.Outcome, l *tables.Link, fields []string) Step 
 	if n := len(o.Trail); n > 0 {
 		r := o.Trail[n-1]
 		for i := n - 1; i >= 0 && len(fields) > 0; i-- {
-			if o.Trail[i].IsNAT() {
+			if o.Trail[i].IsNAT() || o.Trail[i].What == netfilter.WhatMark && slices.Contains(fields, "ttl") {
 				r = o.Trail[i]
 				break
 			}

@@ -208,6 +208,7 @@ func (p *packet) asFlow() Flow {
 	f := p.flow
 	f.Src, f.Dst, f.SrcPort, f.DstPort = p.Src, p.Dst, p.SrcPort, p.DstPort
 	f.Length, f.Mark = p.length, 0
+	f.Any = p.Any & (FieldSrcPort | FieldDstPort)
 	return f
 }
 
@@ -225,12 +226,26 @@ func (m *Model) Reply(request Leg) []Leg {
 	return m.trace(request.Final, replyFlow(request.FinalFlow), request.state.clone())
 }
 
+// Data plays the sender's next packet on the connection that a request and its delivered reply opened: a segment
+// with data of the given size in bytes of the IP packet (TCP flags PSH and ACK).
+func (m *Model) Data(from netns.ID, f Flow, reply Leg, size int) []Leg {
+	const pshAck = 0x18
+	f.TCPFlags, f.Length = pshAck, size
+	return m.trace(from, f, reply.state.clone())
+}
+
 // replyFlow turns a flow around, as the other end's socket answers it.
 func replyFlow(f Flow) Flow {
 	r := f
 	r.Src, r.Dst = f.Dst, f.Src
 	r.SrcPort, r.DstPort = f.DstPort, f.SrcPort
-	r.TTL, r.Mark = 0, 0
+	r.TTL, r.Mark, r.Any = 0, 0, 0
+	if f.Any&FieldSrcPort != 0 {
+		r.Any |= FieldDstPort
+	}
+	if f.Any&FieldDstPort != 0 {
+		r.Any |= FieldSrcPort
+	}
 	switch {
 	case f.Proto == ProtoICMP:
 		r.ICMPType = 0
@@ -263,7 +278,7 @@ func (m *Model) trace(from netns.ID, f Flow, st worldState) []Leg {
 func newPacket(h *host, f Flow) *packet {
 	p := &packet{flow: f, mark: f.Mark, length: f.Length}
 	p.Src, p.Dst, p.Proto, p.SrcPort, p.DstPort = f.Src, f.Dst, f.Proto, f.SrcPort, f.DstPort
-	p.EtherType = etherTypeOf(f.Dst)
+	p.EtherType, p.Any = etherTypeOf(f.Dst), f.Any
 	p.TTL = f.TTL
 	if p.TTL == 0 {
 		p.TTL = h.defaultTTL(f.Dst)

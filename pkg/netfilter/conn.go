@@ -166,15 +166,15 @@ func (s State) lookup(p *Packet, zone uint16) Conn {
 // find gives the connection that has a tuple in a direction that the caller wants.
 func (s State) find(t Tuple, zone uint16, want func(reply bool) bool) (e Entry, reply, ok bool) {
 	for k, list := range [2][]Entry{s.conns, s.rules.Conns} {
-		for _, e := range list {
-			e.known = k == 1
-			switch {
-			case e.Zone != zone:
-			case e.Orig == t && want(false):
-				return e, false, true
-			case e.Reply == t && want(true):
-				return e, true, true
+		for i := range list {
+			o := &list[i]
+			orig := o.Orig == t && want(false)
+			if o.Zone != zone || !orig && !(o.Reply == t && want(true)) {
+				continue
 			}
+			e := *o
+			e.known = k == 1
+			return e, !orig, true
 		}
 	}
 	return Entry{}, false, false

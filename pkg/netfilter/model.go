@@ -327,6 +327,8 @@ type Outcome struct {
 	Conn    Conn
 	Trail   []Ref  // what decided, the last one finally
 	Chance  string // under which condition, where there are several outcomes
+	// Ways are what an Unknown outcome may come to, where the rules give no more than these.
+	Ways []Outcome
 	// Answer is what a Reject sends back; nil: nothing, or not known.
 	Answer *Rejection
 }

@@ -44,6 +44,7 @@ func (s State) Run(fam Family, h Hook, p Packet, ct Conn, env Env) []Outcome {
 		}
 	}
 	if o, ok := undecided(passes); ok {
+		o.Ways = outs
 		return []Outcome{o}
 	}
 	return outs

@@ -82,7 +82,7 @@ var matrix = []fault{
 	{id: "routing-loop", near: nowhere, far: said{"", request, ""}},
 	{id: "iptables-backend-split", near: said{"bridge", request, ""}, far: said{"vtep", request, ""}},
 	{id: "netpol-drop", near: said{"", reply, ""}, far: said{"vtep", request, ""}},
-	{id: "duplicate-pod-ip", near: said{"bridge", "", ""}, far: nowhere},
+	{id: "duplicate-pod-ip", near: said{"bridge", "", ""}, far: nowhere, byTables: report.Degraded},
 	{id: "tc-bpf-drop", near: said{"veth", request, ""}, far: said{"veth", reply, ""}, wireOnly: true},
 	{id: "pod-neigh-stale", near: said{"bridge", reply, ""}, far: said{"bridge", request, ""}},
 }

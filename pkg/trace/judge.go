@@ -121,14 +121,27 @@ func underlay(c *Case) map[netip.Addr]netns.ID {
 
 // Judge compares the three sources and makes the report.
 func Judge(c *Case) *report.Report {
-	_, in := compare(c)
+	p, in := compare(c)
 	path := verify.Verify(in)
 	witness := c.Witness
 	witness.Size = size(c)
 	fs, v := diagnose.Diagnose(diagnose.Input{
 		Path: path, Intent: in.Intent, Wire: in.Wire, Sent: c.Sent, Incomplete: incomplete(c), Witness: witness,
+		Data: data(c, p, &path),
 	})
 	return assemble(c, path, fs, v)
+}
+
+// dataSize is a first request of some application: larger than any segment of a handshake.
+const dataSize = 600
+
+// data plays a data segment after a TCP handshake that passes by the tables.
+func data(c *Case, p plan, path *verify.Result) []forward.Leg {
+	rep := path.Reply.Forward
+	if c.Flow.Proto != forward.ProtoTCP || rep.End != forward.Delivered || path.Request.Forward.End != forward.Delivered {
+		return nil
+	}
+	return p.model.Data(c.From.PodNetns, c.Flow, rep, dataSize)
 }
 
 // compare lays the three sources of a case side by side.

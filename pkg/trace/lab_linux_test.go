@@ -3,6 +3,7 @@ package trace_test
 import (
 	"context"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -20,7 +21,7 @@ import (
 // The startup thread stays out of other namespaces: it can't be thrown away.
 func init() { runtime.LockOSThread() }
 
-// serveEnv makes this test binary the lab's server.
+// serveEnv makes this test binary the server of the lab with that prefix.
 const serveEnv = "PODTRACE_TEST_LAB_SERVE"
 
 func TestMain(m *testing.M) {
@@ -37,9 +38,12 @@ func TestMain(m *testing.M) {
 // labOptions is a lab of the tests' own, beside one that may be running.
 func labOptions() lab.Options {
 	exe, _ := os.Executable()
-	return lab.Options{
-		Prefix: "podtrace-tt-", StateDir: filepath.Join(os.TempDir(), "podtrace-trace-test"), Server: []string{exe},
+	name := os.Getenv(serveEnv)
+	if name == "" { // another checkout may be tested at the same time
+		dir, _ := os.Getwd()
+		name = fmt.Sprintf("podtrace-t%04x-", crc32.ChecksumIEEE([]byte(dir))&0xffff)
 	}
+	return lab.Options{Prefix: name, StateDir: filepath.Join(os.TempDir(), name+"trace"), Server: []string{exe}}
 }
 
 // up brings the lab up and takes it down when the test ends.
@@ -51,8 +55,8 @@ func up(t testing.TB) *inventory.Inventory {
 		}
 		t.Skip("the lab needs root")
 	}
-	t.Setenv(serveEnv, "1")
 	o := labOptions()
+	t.Setenv(serveEnv, o.Prefix)
 	if err := lab.Up(context.Background(), o); err != nil {
 		t.Fatal(err)
 	}

@@ -126,6 +126,9 @@ func (st *stage) observe(ctx context.Context, pr *probe.Prober) error {
 		points[i].Stats = res.Points[i]
 	}
 	st.c.Observed = &Observed{Points: points, Frames: res.Frames, ArmNs: ses.ArmDuration().Nanoseconds(), End: end}
+	if pr == nil {
+		st.adopt()
+	}
 	st.takeDrops(drops)
 	st.takeCounters(before, st.readCounters(ctx))
 	st.takeNeighbours(p)

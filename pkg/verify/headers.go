@@ -23,6 +23,9 @@ func (h *Hop) headerChecks(shift int) []Check {
 		if f.want == "" {
 			continue
 		}
+		if s := h.stepFor(f.name); s != nil && s.Kind == forward.StepNeigh && s.Neigh == nil {
+			continue // a guess who answers: the wire knows better
+		}
 		c := Check{
 			Name: f.name, OK: true, Expected: f.want, Observed: f.want, Source: FromTables,
 			Node: h.Node, Interface: h.Interface, Step: h.stepFor(f.name),

@@ -9,6 +9,7 @@ import (
 	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/inventory"
+	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/tables"
 )
 
@@ -423,6 +424,43 @@ func announcedLocal(ns *tables.Netns, n *inventory.Node, l *tables.Link) netip.A
 // meant reports whether a packet that ends in a namespace has come to where it was meant to.
 func (in *Intent) meant(final tables.NetnsID) bool {
 	return in == nil || in.Dst.Netns.IsZero() || final == in.Dst.Netns
+}
+
+// sourceChecks: between pods no rule may put another source in the place of the sender's, wherever the packet
+// ends.
+func (in *Intent) sourceChecks(steps []forward.Step) []Check {
+	if in == nil || !in.Src.Pod || !in.Dst.Pod {
+		return nil
+	}
+	for k := range steps {
+		s := &steps[k]
+		if s.Rule == nil || s.Rule.What != netfilter.WhatNAT || !slices.Contains(s.Fields, "ipSrc") {
+			continue
+		}
+		return []Check{{
+			Name: CheckSource, Source: FromIntent, Step: s, Node: s.Node, Interface: in.linkName(s.Netns, s.Ifindex),
+			Expected: in.Src.IP.String(), Observed: "translated",
+		}}
+	}
+	return nil
+}
+
+// taken counts the packets at a hop that are addressed to its device: a bridge floods to a pod what is not for it.
+func (in *Intent) taken(h *Hop) (n int) {
+	if in == nil {
+		return h.Seen
+	}
+	ns := in.Snapshot.ByID(h.Netns)
+	if ns == nil {
+		return h.Seen
+	}
+	l := ns.Link(h.Ifindex)
+	for i := range h.Sightings {
+		if to := h.Sightings[i].Frame.Flow().EthDst; l == nil || l.MAC.IsZero() || to.IsZero() || to == l.MAC {
+			n++
+		}
+	}
+	return n
 }
 
 // other judges an alternative by intent alone: no packet took it.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/podtrace/podtrace/pkg/correlate"
+	"github.com/podtrace/podtrace/pkg/decode"
 	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/tables"
@@ -87,6 +88,8 @@ type Leg struct {
 	Others []Other
 	// Foreign are replies that never passed the far end's own interface: somebody else sent them.
 	Foreign []correlate.Journey
+	js      []correlate.Journey
+	used    map[sightingKey]bool
 	// crossings are the passages from one node to another among the observed hops.
 	crossings []crossing
 	// Strays are passages that no table predicts: other interfaces, other directions, loops.
@@ -145,10 +148,9 @@ func Verify(in Input) Result {
 	var r Result
 	r.Request = verifyLeg("request", in, in.Request, in.journeys(false), in.Intent)
 	r.Reply = verifyLeg("reply", in, in.Reply, in.journeys(true), in.Intent.reversed())
-	r.Request.Hops = append(r.Request.Hops, unreached(r.Request, r.Reply)...)
-	r.Reply.Hops = append(r.Reply.Hops, unreached(r.Reply, r.Request)...)
-	judgeUnreached(&r.Request, in.Wire)
-	judgeUnreached(&r.Reply, in.Wire)
+	toReply, toRequest := unreached(r.Reply, r.Request), unreached(r.Request, r.Reply)
+	r.Request.beyond(toRequest, in.Wire, in.Intent)
+	r.Reply.beyond(toReply, in.Wire, in.Intent.reversed())
 	r.Request.losses()
 	r.Reply.losses()
 	r.Skew, r.HasSkew = skew(&r.Request, &r.Reply)
@@ -179,15 +181,18 @@ func verifyLeg(name string, in Input, alternatives []forward.Leg, js []correlate
 			leg.Others = append(leg.Others, intent.other(l))
 		}
 	}
+	js, foreign := own(js, leg.Forward, taps)
+	leg.Journeys, leg.js = len(js), js
 	if name == legReply {
-		js, leg.Foreign = own(js, leg.Forward, taps)
-		leg.Journeys = len(js)
+		leg.Foreign = foreign
 	}
 	used := make(map[sightingKey]bool)
+	leg.used = used
 	shift := ttlShift(leg.Forward, js, taps)
 	for i := range leg.Forward.Hops {
 		h := Hop{Hop: leg.Forward.Hops[i], Expected: true}
 		h.Checks = append(h.Checks, intent.stepChecks(h.Steps)...)
+		h.Checks = append(h.Checks, intent.sourceChecks(h.Steps)...)
 		h.observe(js, taps, used, shift)
 		leg.Hops = append(leg.Hops, h)
 	}
@@ -201,8 +206,8 @@ func verifyLeg(name string, in Input, alternatives []forward.Leg, js []correlate
 // legReply is the name of the way back.
 const legReply = "reply"
 
-// own splits replies into those that set out from the leg's first hop and those that did not, though a tap there
-// would have shown them: a node's own reset, an impostor.
+// own splits packets into those that set out from the leg's first hop, with the flow's ports, and those that did
+// not, though a tap there would have shown them: other connections, a node's own reset, an impostor.
 func own(js []correlate.Journey, l forward.Leg, taps tapIndex) (mine, foreign []correlate.Journey) {
 	if len(l.Hops) == 0 {
 		return js, nil
@@ -213,13 +218,24 @@ func own(js []correlate.Journey, l forward.Leg, taps tapIndex) (mine, foreign []
 		return js, nil
 	}
 	for _, j := range js {
-		if seenAt([]correlate.Journey{j}, t.Point, direction(first.Dir)) {
+		i, ok := find([]correlate.Journey{j}, 0, t.Point, direction(first.Dir), nil)
+		if ok && samePorts(&first.Frame.Headers, j.Sightings[i].Frame.Flow()) {
 			mine = append(mine, j)
 		} else {
 			foreign = append(foreign, j)
 		}
 	}
 	return mine, foreign
+}
+
+// samePorts reports whether a packet has the ports of the flow where it sets out: others between the same ends
+// are not the probe's.
+func samePorts(want *forward.Headers, got *decode.Headers) bool {
+	if want.Proto != forward.ProtoTCP && want.Proto != forward.ProtoUDP || got.Proto != want.Proto || !got.HasL4 {
+		return true
+	}
+	return (want.SrcPort == 0 || want.Any&forward.FieldSrcPort != 0 || got.SrcPort == want.SrcPort) &&
+		(want.DstPort == 0 || want.Any&forward.FieldDstPort != 0 || got.DstPort == want.DstPort)
 }
 
 // tapIndex finds the capture point of a hop.
@@ -332,13 +348,22 @@ func ttlShift(l forward.Leg, js []correlate.Journey, taps tapIndex) int {
 
 // observe takes the journeys' sightings at this hop and compares their headers.
 func (h *Hop) observe(js []correlate.Journey, taps tapIndex, used map[sightingKey]bool, shift int) {
+	h.watch(js, taps, used)
+	if h.Seen == 0 {
+		return
+	}
+	h.Checks = append(h.Checks, h.headerChecks(shift)...)
+}
+
+// watch takes the journeys' sightings at this hop.
+func (h *Hop) watch(js []correlate.Journey, taps tapIndex, used map[sightingKey]bool) {
 	t, ok := taps.at(h.Hop)
-	if !ok {
+	if !ok || h.Bridged {
 		return
 	}
 	h.times = make([]int64, len(js))
 	for j := range js {
-		i, ok := find(js, j, t.Point, direction(h.Dir), used)
+		i, ok := h.pick(js, j, t.Point, used)
 		if !ok {
 			continue
 		}
@@ -350,10 +375,25 @@ func (h *Hop) observe(js []correlate.Journey, taps tapIndex, used map[sightingKe
 			h.Repeated++
 		}
 	}
-	if h.Seen == 0 {
-		return
+}
+
+// pick gives the first sighting of a journey at this hop that no earlier hop has taken, one with the expected
+// encapsulation if there is one: a copy may pass the same device without.
+func (h *Hop) pick(js []correlate.Journey, j, point int, used map[sightingKey]bool) (int, bool) {
+	first := -1
+	for i := range js[j].Sightings {
+		s := &js[j].Sightings[i]
+		if s.Point != point || s.Dir != direction(h.Dir) || used[sightingKey{j, i}] {
+			continue
+		}
+		if s.Frame.HasVXLAN == (h.Frame.Outer != nil) {
+			return i, true
+		}
+		if first < 0 {
+			first = i
+		}
 	}
-	h.Checks = append(h.Checks, h.headerChecks(shift)...)
+	return first, first >= 0
 }
 
 // settle gives every hop its state, and finds the last one that was seen.
@@ -484,15 +524,27 @@ func opposite(d forward.Direction) forward.Direction {
 	return forward.In
 }
 
-// judgeUnreached settles the hops that unreached added.
-func judgeUnreached(l *Leg, w *Wire) {
+// beyond adds the places where the packet should still have come. Where it was seen all the same, the tables did
+// not tell where it goes, and the wire does.
+func (l *Leg) beyond(hops []Hop, w *Wire, intent *Intent) {
 	taps := newTapIndex(w)
+	for i := range hops {
+		h := &hops[i]
+		h.watch(l.js, taps, l.used)
+		l.Hops = append(l.Hops, *h)
+		if h.Seen > 0 {
+			l.Last = len(l.Hops) - 1
+		}
+	}
+	if n := len(l.Hops); len(hops) > 0 && intent.meant(l.Hops[n-1].Netns) {
+		l.Arrived = intent.taken(&l.Hops[n-1])
+	}
 	for i := range l.Hops {
 		h := &l.Hops[i]
 		if h.Expected {
 			continue
 		}
-		h.settle(w != nil, false, l.Journeys, taps)
+		h.settle(w != nil, i < l.Last, l.Journeys, taps)
 		if h.State == Missing || h.State == Unobserved && w == nil {
 			h.State, h.Note = Missing, "the tables do not lead here any more"
 		}
