@@ -93,6 +93,7 @@ func Diagnose(in Input) ([]Finding, Verdict) {
 	fs = append(fs, legFindings(in, &in.Path.Reply, reversed(in.Intent), 1)...)
 	slices.SortStableFunc(fs, func(a, b Finding) int { return cmp.Compare(a.place, b.place) })
 	fs = append(fs, bySize(in)...)
+	fs = append(fs, attachments(in, fs)...)
 	fs = dedup(fs)
 	return fs, verdict(in, fs)
 }
@@ -133,6 +134,7 @@ func legFindings(in Input, l *verify.Leg, intent *verify.Intent, n int) []Findin
 	c.established()
 	c.foreign()
 	c.lost()
+	c.unanswered()
 	c.notes()
 	return c.found
 }
@@ -404,6 +406,43 @@ func (c *leg) established() {
 		c.found = append(c.found, f)
 		return
 	}
+}
+
+// unanswered: the requests arrived, and the far end's own kernel dropped them there.
+func (c *leg) unanswered() {
+	if c.n != 0 || !c.whole || c.in.Wire == nil || c.in.Path.Reply.Journeys > 0 || len(c.Hops) == 0 {
+		return
+	}
+	last := &c.Hops[len(c.Hops)-1]
+	said := c.kernelSaid(last)
+	if len(said) == 0 {
+		return
+	}
+	f := Finding{Leg: c.Name, Node: last.Node, Interface: last.Interface, Severity: Error, place: place(0, len(c.Hops), 97), Cause: "dropped-in-pod"}
+	if cause, _, _ := c.reasonAt(last); cause != "" {
+		f.Cause, f.Remedy = cause, keep[cause]
+	}
+	f.Summary = fmt.Sprintf("the requests arrive at %s %s, and go no further: %s", last.Node, last.Interface, said[0])
+	f.Evidence = append(said, c.counted(last)...)
+	c.found = append(c.found, f)
+}
+
+// attachments lists what is wrong with how either pod is attached, on a path that is broken: no walk gets there any
+// more, perhaps, and it has to be mended as well.
+func attachments(in Input, fs []Finding) (out []Finding) {
+	if in.Intent == nil || firstError(fs) == nil {
+		return nil
+	}
+	for n, e := range []verify.End{in.Intent.Dst, in.Intent.Src} {
+		c := &leg{in: in, Leg: &in.Path.Request, intent: in.Intent}
+		f, bad := c.attachment(e)
+		if !e.Pod || !bad || slices.ContainsFunc(fs, func(o Finding) bool { return o.Cause == f.Cause && o.Node == f.Node }) {
+			continue
+		}
+		f.Severity, f.place = Warning, place(1, 0, 0)+legPlaces+n
+		out = append(out, f)
+	}
+	return out
 }
 
 // foreign reports replies that somebody else than the far end sent, where nothing came from the far end itself.
