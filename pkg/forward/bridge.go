@@ -3,6 +3,7 @@ package forward
 import (
 	"fmt"
 
+	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/tables"
 )
@@ -68,7 +69,7 @@ func (w *walk) bridgeReceive(h *host, port *tables.Link, p *packet) {
 func (w *walk) bridgeDNAT(h *host, br *tables.Link, p *packet) bool {
 	as := h.routes(p.query(br.Name, ""))
 	if as[0].reason == "" && as[0].route.Type == tables.RouteUnicast && as[0].hop.Index == br.Index {
-		mac, ok := w.resolveNeigh(h, br, p.Dst, p.Src)
+		mac, _, ok := w.resolveNeigh(h, br, p.Dst, p.Src)
 		p.EthDst = mac
 		return ok
 	}
@@ -203,29 +204,59 @@ func (w *walk) outPort(h *host, br, from, port *tables.Link, p *packet) {
 	})
 }
 
-// floodFrame sends a copy to every port. The copy that a station takes is the path; when none does, the
-// frame ends here, whatever became of the copies.
+// floodFrame sends a copy to every port. The copy that comes to the station with the frame's address is the
+// path; when there is none, the frame ends here, whatever became of the copies. Who is behind a port that
+// leads out of the snapshot is not known: one such port may have the station, of several nobody can say which.
 func (w *walk) floodFrame(h *host, br, from *tables.Link, p *packet) {
-	var legs []Leg
+	var ports, outside []*tables.Link
 	for _, port := range h.ports[br.Index] {
 		if !portGives(from, port) || !port.Port.Flood || p.vid != 0 && !inVLAN(port.Port.VLANs, p.vid) {
 			continue
 		}
+		ports = append(ports, port)
+		has, out := w.m.behind(h, port, p.EthDst)
+		if has {
+			w.outPort(h, br, from, port, p)
+			return
+		}
+		if out {
+			outside = append(outside, port)
+		}
+	}
+	switch len(outside) {
+	case 0:
+		w.floodTaken(h, br, from, ports, p)
+	case 1:
+		w.outPort(h, br, from, outside[0], p)
+	default:
+		w.unknown(fmt.Sprintf("%s floods the frame for %s, and behind which of %d ports that lead out of the snapshot its station is, is not known",
+			br.Name, p.EthDst, len(outside)))
+	}
+}
+
+// behind reports whether a station behind a port has an address, and whether the port also leads to stations
+// that are not in the snapshot.
+func (m *Model) behind(h *host, port *tables.Link, mac ether.MAC) (has, outside bool) {
+	f := flooder{m: m, seen: make(map[*tables.Link]bool), visit: func(s station) { has = has || s.l.MAC == mac }}
+	outside = f.flood(h, port)
+	return has, outside
+}
+
+// floodTaken plays every copy: a station may take a frame that is not for its own address.
+func (w *walk) floodTaken(h *host, br, from *tables.Link, ports []*tables.Link, p *packet) {
+	var legs []Leg
+	for _, port := range ports {
 		c := w.fork("")
 		c.done = &legs
 		c.outPort(h, br, from, port, p.clone())
 	}
-	taken := false
 	for _, l := range legs {
 		if l.End == Dropped && (l.Drop.Reason == ReasonOtherHost || l.Drop.Reason == ReasonNoCarrier || l.Drop.Reason == ReasonNoPort) {
 			continue
 		}
-		taken = true
 		*w.done = append(*w.done, l)
-		break
+		return
 	}
-	if !taken {
-		w.drop(ReasonNoPort, h, br, h.fdbStep(StepBridge, nil, br, p.EthDst,
-			fmt.Sprintf("flooded to %d ports, and no station behind them has the address %s", len(legs), p.EthDst)))
-	}
+	w.drop(ReasonNoPort, h, br, h.fdbStep(StepBridge, nil, br, p.EthDst,
+		fmt.Sprintf("flooded to %d ports, and no station behind them has the address %s", len(ports), p.EthDst)))
 }

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/podtrace/podtrace/pkg/ether"
@@ -92,10 +93,16 @@ func (p *packet) scrub(otherNetns bool) {
 func (w *walk) underlay(h *host, l *tables.Link, p *packet) {
 	p.scrub(true)
 	if th, tl := w.m.byMAC(h, p); tl != nil {
+		if p.Any&FieldEthDst != 0 { // a router may have answered, and pass the packet on
+			p.Any |= FieldEthSrc | FieldTTL
+		}
 		w.arrive(th, tl, p)
 		return
 	}
 	th := w.m.underlayHost(p.Dst)
+	if th == nil {
+		th = w.m.nativeHost(p.Dst)
+	}
 	if th == nil || th == h {
 		w.leg.Why = fmt.Sprintf("%s is no address of a node in the snapshot", p.Dst)
 		w.finish(Left)
@@ -112,10 +119,71 @@ func (w *walk) underlay(h *host, l *tables.Link, p *packet) {
 	})
 	p.Any |= FieldEthSrc | FieldEthDst | FieldTTL
 	p.EthSrc, p.EthDst = ether.MAC{}, tl.MAC
-	if !th.hasAddr(p.Dst) {
-		p.Any |= FieldSrc | FieldDst // translated on the way
-	}
+	w.translate(h, th, tl, p)
 	w.arrive(th, tl, p)
+}
+
+// translate is a router between the nodes that has one more address for each: it sends on from the sender's
+// and to the receiver's own. What it takes of several is not in the tables.
+func (w *walk) translate(h, th *host, tl *tables.Link, p *packet) {
+	t := translation{src: p.Src, dst: p.Dst, newSrc: p.Src, newDst: p.Dst}
+	for _, o := range w.leg.state.fabric {
+		if o.newDst == p.Src && o.newSrc == p.Dst {
+			p.Src, p.Dst = o.dst, o.src
+			p.Any |= FieldSrc | FieldDst
+			return
+		}
+	}
+	if pub := w.m.publicAddr(h, p.Src); pub.IsValid() {
+		t.newSrc, p.Any = pub, p.Any|FieldSrc
+	}
+	if _, translated := w.m.opts.Underlay[p.Dst]; translated && !th.hasAddr(p.Dst) {
+		if own := th.addrOn(tl.Index, t.newSrc, p.Dst.Is6()); own.IsValid() {
+			t.newDst, p.Any = own, p.Any|FieldDst
+		}
+	}
+	if t.newSrc != t.src || t.newDst != t.dst {
+		p.Src, p.Dst = t.newSrc, t.newDst
+		w.leg.state.fabric = append(w.leg.state.fabric, t)
+	}
+}
+
+// publicAddr is the address under which others know a node that sends from an address of its own; invalid
+// where it is no other.
+func (m *Model) publicAddr(h *host, src netip.Addr) (pub netip.Addr) {
+	if !h.hasAddr(src) {
+		return pub
+	}
+	for ip, id := range m.opts.Underlay {
+		if id == h.ID && ip.Is6() == src.Is6() && !h.hasAddr(ip) && (!pub.IsValid() || ip.Less(pub)) {
+			pub = ip
+		}
+	}
+	return pub
+}
+
+// nativeHost finds the node of a pod whose address is one of the network between the nodes: the network itself
+// leads there (a cloud's routed addresses). Of any other pod's address that network knows nothing.
+func (m *Model) nativeHost(ip netip.Addr) *host {
+	for _, pod := range m.order {
+		if pod.isHost() || !pod.hasAddr(ip) {
+			continue
+		}
+		for _, h := range m.order {
+			if h.isHost() && h.Node == pod.Node && m.onUnderlay(h, ip) {
+				return h
+			}
+		}
+	}
+	return nil
+}
+
+// onUnderlay reports whether an address is in a subnet of a device that leads to other nodes.
+func (m *Model) onUnderlay(h *host, ip netip.Addr) bool {
+	return slices.ContainsFunc(h.Addrs, func(a tables.Addr) bool {
+		l := h.links[a.Index]
+		return l != nil && m.isUnderlay(h, l) && a.Prefix.Masked().Contains(ip)
+	})
 }
 
 // byMAC finds the node's device that a frame is addressed to.
@@ -148,7 +216,7 @@ func (m *Model) underlayLink(h *host, p *packet) *tables.Link {
 			return l
 		}
 	}
-	if as := h.routes(query{dst: p.Src, iif: loopback}); as[0].reason == "" {
+	if as := h.routes(query{dst: p.Src, src: p.Dst, iif: loopback}); as[0].reason == "" {
 		if l := h.links[as[0].hop.Index]; l != nil && m.isUnderlay(h, l) {
 			return l
 		}

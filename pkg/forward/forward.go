@@ -40,7 +40,8 @@ type Flow struct {
 	DF               bool   // IPv4 don't fragment
 	GSO              bool   // a super-packet that devices may segment: MTU does not apply
 	Mark             uint32 // SO_MARK
-	Any              Field  // ports that the tables do not tell: a translation chose them
+	// Any are the ports that the tables do not determine, after a translation that takes any.
+	Any Field
 }
 
 // Direction is the way a packet passes an interface.

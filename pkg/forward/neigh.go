@@ -32,12 +32,12 @@ func (w *walk) neighOutput(h *host, p *packet, a answer, out *tables.Link) {
 		w.xmit(h, out, p)
 		return
 	}
-	mac, ok := w.resolveNeigh(h, out, next, p.Src)
+	mac, sure, ok := w.resolveNeigh(h, out, next, p.Src)
 	if !ok {
 		return
 	}
 	p.EthDst = mac
-	if mac.IsZero() {
+	if !sure {
 		p.Any |= FieldEthDst
 	}
 	w.linkSource(h, out)
@@ -51,52 +51,55 @@ func (w *walk) linkSource(h *host, out *tables.Link) {
 	w.step(s)
 }
 
-// resolveNeigh looks the next hop up, and asks by ARP or ND where there is no usable entry. ok is false
-// when the walk has ended.
-func (w *walk) resolveNeigh(h *host, out *tables.Link, next, src netip.Addr) (ether.MAC, bool) {
+// resolveNeigh looks the next hop up, and asks by ARP or ND where there is no usable entry. An answer from the
+// network between nodes is not sure: a router there may answer in the place of the node. ok is false when the
+// walk has ended.
+func (w *walk) resolveNeigh(h *host, out *tables.Link, next, src netip.Addr) (mac ether.MAC, sure, ok bool) {
 	key := neighKey{out.Index, next}
 	n := h.neigh[key]
 	if n != nil && n.State.Valid() && !n.MAC.IsZero() {
 		w.step(h.neighStep(n, out, next, ""))
-		return n.MAC, true
+		return n.MAC, true, true
 	}
-	if mac, ok := w.leg.state.neigh[learnedNeigh{h.ID, key}]; ok {
-		return mac, true
+	if l, ok := w.leg.state.neigh[learnedNeigh{h.ID, key}]; ok {
+		return l.mac, l.sure, true
 	}
 	ans := w.m.whoHas(h, out, next, src)
 	if ans.found {
 		s := h.neighStep(n, out, next, "no entry yet: "+ans.who+" answers for it")
 		s.MAC = ans.mac
 		w.step(s)
-		w.leg.state.neigh[learnedNeigh{h.ID, key}] = ans.mac
-		return ans.mac, true
+		w.leg.state.neigh[learnedNeigh{h.ID, key}] = answered{ans.mac, !ans.fabric}
+		return ans.mac, !ans.fabric, true
 	}
 	if b := ans.blocked; b != nil {
 		w.drop(ReasonNetfilter, b.s.h, b.s.l, b.step)
-		return ether.MAC{}, false
+		return ether.MAC{}, false, false
 	}
 	failed := n != nil && n.State&tables.NUDFailed != 0
-	if !ans.outside || failed || w.m.owned(next) {
+	if !ans.outside || failed || w.m.owned(h, out, next) {
 		note := fmt.Sprintf("no entry for %s, and nobody on %s answers for it", next, out.Name)
 		if failed {
 			note = fmt.Sprintf("%s has not answered on %s", next, out.Name)
 		}
 		w.drop(ReasonNeigh, h, out, h.neighStep(n, out, next, note))
-		return ether.MAC{}, false
+		return ether.MAC{}, false, false
 	}
 	w.step(h.neighStep(n, out, next, "no entry yet; who answers is outside the snapshot"))
 	if !w.m.isUnderlay(h, out) {
 		w.unknown(fmt.Sprintf("who answers for %s on %s is outside the snapshot", next, out.Name))
-		return ether.MAC{}, false
+		return ether.MAC{}, false, false
 	}
-	return ether.MAC{}, true
+	return ether.MAC{}, false, true
 }
 
 // owned reports whether a namespace of the snapshot has the address: then nobody outside answers for it,
-// even where the segment reaches others.
-func (m *Model) owned(ip netip.Addr) bool {
+// even where the segment reaches others. In the network between nodes a router may answer for a pod's address
+// that is of that network, as a cloud's does.
+func (m *Model) owned(from *host, out *tables.Link, ip netip.Addr) bool {
+	fabric := m.isUnderlay(from, out)
 	for _, h := range m.order {
-		if h.hasAddr(ip) {
+		if h.hasAddr(ip) && (h.isHost() || !fabric) {
 			return true
 		}
 	}

@@ -173,6 +173,9 @@ func (w *walk) settle(h *host, o netfilter.Outcome, p *packet, in, out *tables.L
 	if o.Packet.AnySrcPort {
 		p.Any |= FieldSrcPort
 	}
+	if p.Dst != before.Dst { // back to the port before the translation
+		p.Any &^= FieldDstPort
+	}
 	fields := changedFields(&before, p)
 	if len(fields) > 0 {
 		w.step(nfStep(h, o, l, fields))

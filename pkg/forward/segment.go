@@ -15,6 +15,7 @@ type neighAnswer struct {
 	mac     ether.MAC
 	who     string
 	outside bool // the segment reaches hosts that are not in the snapshot
+	fabric  bool // the answer comes over the network between nodes, where others may answer too
 	blocked *blocked
 }
 
@@ -58,7 +59,7 @@ func (m *Model) whoHas(h *host, out *tables.Link, ip, src netip.Addr) neighAnswe
 		if ans.found || !s.answersFor(ip, asker) || !q.answered(station{h, out}, s, asker, f.path) {
 			return
 		}
-		ans.found, ans.mac = true, s.l.MAC
+		ans.found, ans.mac, ans.fabric = true, s.l.MAC, f.fabric
 		ans.who = fmt.Sprintf("%s %s of %s", s.h.Name, s.l.Name, s.h.Node)
 	}
 	ans.outside = f.flood(h, out)
@@ -173,6 +174,8 @@ type flooder struct {
 	seen  map[*tables.Link]bool
 	path  []crossing // to where the broadcast is
 	visit func(station)
+	// fabric is set while the stations of other nodes are visited
+	fabric bool
 }
 
 func (f *flooder) cross(c crossing, then func()) {
@@ -286,6 +289,8 @@ func (f *flooder) upper(h *host, out *tables.Link) (outside bool) {
 // underlay visits every node's devices that lead to the underlay. Which of them share a segment is not in the
 // tables; an address is looked for on all.
 func (f *flooder) underlay(from *host) {
+	f.fabric = true
+	defer func() { f.fabric = false }()
 	for _, h := range f.m.order {
 		if h == from || !h.isHost() {
 			continue

@@ -3,6 +3,7 @@ package forward
 import (
 	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/netfilter"
@@ -58,7 +59,21 @@ func (p *packet) frame() Frame {
 type worldState struct {
 	nf      map[netns.ID]netfilter.State
 	learned map[learnKey]tables.Ifindex
-	neigh   map[learnedNeigh]ether.MAC
+	neigh   map[learnedNeigh]answered
+	// fabric are the translations of the network between nodes, which a reply takes backwards
+	fabric []translation
+}
+
+// answered is who a neighbour lookup found; sure is false where another may have answered in its place.
+type answered struct {
+	mac  ether.MAC
+	sure bool
+}
+
+// translation is a packet's addresses before and after the network between nodes rewrote them.
+type translation struct {
+	src, dst       netip.Addr
+	newSrc, newDst netip.Addr
 }
 
 type learnKey struct {
@@ -75,12 +90,12 @@ func newState() worldState {
 	return worldState{
 		nf:      make(map[netns.ID]netfilter.State),
 		learned: make(map[learnKey]tables.Ifindex),
-		neigh:   make(map[learnedNeigh]ether.MAC),
+		neigh:   make(map[learnedNeigh]answered),
 	}
 }
 
 func (s worldState) clone() worldState {
-	return worldState{nf: maps.Clone(s.nf), learned: maps.Clone(s.learned), neigh: maps.Clone(s.neigh)}
+	return worldState{nf: maps.Clone(s.nf), learned: maps.Clone(s.learned), neigh: maps.Clone(s.neigh), fabric: slices.Clone(s.fabric)}
 }
 
 // walk is one alternative of a leg while it is played.
