@@ -10,7 +10,7 @@
 //   - Later fragments: protocol and identification.
 //
 // Translation may change addresses and ports: an address of either end decides the leg, and frames
-// whose ports are not the flow's only join a journey that others began. What a super-packet of UDP
+// whose ports are not the flow's only join a journey that others began, unless their payload is the flow's own. What a super-packet of UDP
 // (UDP_SEGMENT) is cut into is not joined again, and IPv6 packets without a distinctive payload are
 // told apart by time alone.
 package correlate
@@ -50,6 +50,8 @@ type Sighting struct {
 	GSO   bool  // a super-packet of the segmentation offload
 	Frame decode.Frame
 	Hash  uint64 // decode.PayloadHash of the frame, with one limit at all points; 0: unknown
+	// Own: the payload says that the packet is the flow's, whatever ports (echo id) a translation gave it
+	Own bool
 }
 
 // Flow is the traffic that is looked for. The request leg goes from A to B.

@@ -59,7 +59,7 @@ func (c *collector) collect(i int, s *Sighting) {
 		c.fragments = append(c.fragments, deferred{l, i})
 	case !hasIdentity(h):
 		c.result.Other++
-	case sure:
+	case sure || s.Own:
 		c.legs[l].add(i, true)
 	default:
 		c.unsure = append(c.unsure, deferred{l, i})
@@ -142,7 +142,7 @@ func (b *builder) add(i int, begin bool) bool {
 	}
 	hashless := k
 	hashless.Hash = 0
-	if !begin && s.Frame.Flow().IsEcho() {
+	if (!begin || s.Own) && s.Frame.Flow().IsEcho() {
 		hashless.EchoID = b.echoID // a translated echo id is known by its sequence and payload
 	}
 	known := b.byKey[hashless]

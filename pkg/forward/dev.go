@@ -178,6 +178,9 @@ func (m *Model) nativeHost(ip netip.Addr) *host {
 	return nil
 }
 
+// Native reports whether an address is a pod's that the network between the nodes knows by itself.
+func (m *Model) Native(ip netip.Addr) bool { return ip.IsValid() && m.nativeHost(ip) != nil }
+
 // onUnderlay reports whether an address is in a subnet of a device that leads to other nodes.
 func (m *Model) onUnderlay(h *host, ip netip.Addr) bool {
 	return slices.ContainsFunc(h.Addrs, func(a tables.Addr) bool {

@@ -97,7 +97,22 @@ func node(o *corev1.Node) (Node, error) {
 		}
 	}
 	n.Flannel, err = lease(o.Annotations)
+	n.Plugin = plugin(o.Annotations)
 	return n, err
+}
+
+// plugin tells a node's network plugin by whose annotations it has.
+func plugin(a map[string]string) string {
+	for _, p := range []struct{ prefix, name string }{
+		{"projectcalico.org/", "calico"}, {"network.cilium.io/", "cilium"},
+	} {
+		for k := range a {
+			if strings.HasPrefix(k, p.prefix) {
+				return p.name
+			}
+		}
+	}
+	return ""
 }
 
 func podCIDRs(o *corev1.Node) ([]netip.Prefix, error) {

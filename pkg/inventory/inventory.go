@@ -53,9 +53,18 @@ type Node struct {
 	InternalIPs []netip.Addr // status.addresses of type InternalIP, in order
 	PodCIDRs    []netip.Prefix
 	Flannel     Lease
+	Plugin      string // the network plugin other than flannel that annotates it: "calico", "cilium"; "" else
 	Place
 	Via   string // AnnotationVia as it stands
 	Ready bool   // condition Ready; true where there are no conditions
+}
+
+// Network is the network plugin that speaks of the node, "" when none does.
+func (n *Node) Network() string {
+	if n.Flannel.BackendType != "" {
+		return "flannel"
+	}
+	return n.Plugin
 }
 
 // Lease is what flanneld announces about its node; the zero value is "no flannel".

@@ -1,7 +1,6 @@
 package trace
 
 import (
-	"cmp"
 	"slices"
 	"strconv"
 	"time"
@@ -16,12 +15,12 @@ import (
 )
 
 // assemble puts the judgement into the report's own types, which are a contract.
-func assemble(c *Case, path verify.Result, fs []diagnose.Finding, v diagnose.Verdict) *report.Report {
+func assemble(c *Case, p plan, path verify.Result, fs []diagnose.Finding, v diagnose.Verdict) *report.Report {
 	r := &report.Report{
 		APIVersion: report.APIVersion, Kind: report.Kind, Generated: taken(c), Version: c.Version,
 		Source:      endpoint(c.Source, c.Flow.Src.String()),
 		Destination: endpoint(c.Destination, c.Flow.Dst.String()),
-		Datapath:    datapath(c, path), Probe: c.Probe,
+		Datapath:    datapath(c, p, path), Probe: c.Probe,
 		Legs:     []report.Leg{leg(&path.Request), leg(&path.Reply)},
 		Findings: []report.Finding{},
 		Verdict: report.Verdict{
@@ -150,7 +149,7 @@ func expectedHeaders(f *forward.Frame) *report.Headers {
 	out.EthSrc, out.EthDst = expectedMACs(&h)
 	out.IPSrc, out.IPDst = expectedIPs(&h)
 	if hasPorts(h.Proto) {
-		out.SrcPort, out.DstPort = h.SrcPort, h.DstPort
+		out.SrcPort, out.DstPort = expectedPorts(&h)
 	}
 	if f.Outer == nil {
 		return out
@@ -184,6 +183,16 @@ func expectedIPs(h *forward.Headers) (src, dst string) {
 	}
 	if h.Any&forward.FieldDst == 0 && h.Dst.IsValid() {
 		dst = h.Dst.String()
+	}
+	return src, dst
+}
+
+func expectedPorts(h *forward.Headers) (src, dst uint16) {
+	if h.Any&forward.FieldSrcPort == 0 {
+		src = h.SrcPort
+	}
+	if h.Any&forward.FieldDstPort == 0 {
+		dst = h.DstPort
 	}
 	return src, dst
 }
@@ -234,48 +243,4 @@ func protoName(p uint8) string {
 	default:
 		return strconv.Itoa(int(p))
 	}
-}
-
-// datapath names what the devices on the path are. The word "flannel" stands where the nodes announce
-// flannel's own lease; everything else is told by what the packet goes through.
-func datapath(c *Case, path verify.Result) string {
-	prefix := ""
-	for _, n := range c.Inventory.Nodes {
-		if n.Name == c.To.Node && n.Flannel.BackendType != "" {
-			prefix = "flannel-"
-		}
-	}
-	legs := []*verify.Leg{&path.Request, &path.Reply}
-	for _, l := range legs {
-		for _, h := range l.Hops {
-			if h.Kind == "vxlan" || h.Frame.Outer != nil {
-				return prefix + "vxlan"
-			}
-		}
-	}
-	for _, l := range legs {
-		for _, h := range l.Hops {
-			if h.Bridged {
-				return "bridge"
-			}
-		}
-	}
-	switch {
-	case c.From.Node == c.To.Node:
-		return "routed"
-	case prefix != "":
-		return prefix + cmp.Or(backend(c), "routed")
-	default:
-		return "routed"
-	}
-}
-
-// backend is what the far node announces, for a path that ends before any device could tell.
-func backend(c *Case) string {
-	for _, n := range c.Inventory.Nodes {
-		if n.Name == c.To.Node {
-			return n.Flannel.BackendType
-		}
-	}
-	return ""
 }

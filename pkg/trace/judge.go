@@ -4,6 +4,7 @@
 package trace
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 	"time"
@@ -29,6 +30,7 @@ type Case struct {
 	From, To    resolve.Location
 	Snapshot    *tables.Snapshot
 	Flow        forward.Flow
+	Marker      [8]byte // starts the probe's payloads; zero: nothing does
 	// Observed is nil when tables alone are compared.
 	Observed *Observed
 	Sent     diagnose.Sent
@@ -129,7 +131,7 @@ func Judge(c *Case) *report.Report {
 		Path: path, Intent: in.Intent, Wire: in.Wire, Sent: c.Sent, Incomplete: incomplete(c), Witness: witness,
 		Data: data(c, p, &path),
 	})
-	return assemble(c, path, fs, v)
+	return assemble(c, p, path, fs, v)
 }
 
 // dataSize is a first request of some application: larger than any segment of a handshake.
@@ -219,6 +221,8 @@ func sightings(c *Case, p plan) []correlate.Sighting {
 			s.Dir = correlate.Out
 		}
 		s.Hash = decode.PayloadHash(f.Data, &s.Frame, payloadHashed)
+		s.Own = c.Marker != [8]byte{} && s.Frame.PayloadEnd <= len(f.Data) &&
+			bytes.HasPrefix(f.Data[s.Frame.PayloadOff:s.Frame.PayloadEnd], c.Marker[:])
 	}
 	return out
 }

@@ -31,8 +31,7 @@ type stage struct {
 	count    int
 	interval time.Duration
 	timeout  time.Duration
-	marker   [8]byte // starts the probe's payloads
-	pmtu     int     // that an ICMP error told the sender; 0: none did
+	pmtu     int // that an ICMP error told the sender; 0: none did
 }
 
 // run prepares, arms, sends, and takes in what the taps saw.
@@ -60,7 +59,7 @@ func (st *stage) prepare() (*probe.Prober, error) {
 		return nil, err
 	}
 	f := pr.Flow()
-	st.marker = f.Marker
+	st.c.Marker = f.Marker
 	flow := &st.c.Flow
 	flow.Proto, flow.SrcPort, flow.DstPort = f.Proto, f.SrcPort, f.DstPort
 	if f.Src.IsValid() {
@@ -308,7 +307,7 @@ func (st *stage) points(p plan) []Point {
 func (st *stage) taps(p plan, pts []Point) ([]capture.Point, error) {
 	c := st.c
 	a, b := aliases(c, p)
-	flow := capture.Flow{Proto: c.Flow.Proto, A: a, B: b, APort: c.Flow.SrcPort, BPort: c.Flow.DstPort, Marker: st.marker}
+	flow := capture.Flow{Proto: c.Flow.Proto, A: a, B: b, APort: c.Flow.SrcPort, BPort: c.Flow.DstPort, Marker: c.Marker}
 	if st.spec.Proto == probe.None {
 		flow.Proto = 0
 	}

@@ -411,6 +411,26 @@ func (l *Leg) settle(watched bool, taps tapIndex, intent *Intent) {
 	if n := len(l.Hops); n > 0 && l.Forward.End == forward.Delivered && intent.meant(l.Forward.Final) {
 		l.Arrived = l.Hops[n-1].Seen
 	}
+	l.acquit()
+}
+
+// acquit takes the underlay's neighbour entries for right where every packet arrived: a router answers there
+// with a MAC of its own.
+func (l *Leg) acquit() {
+	if l.Journeys == 0 || l.Arrived != l.Journeys {
+		return
+	}
+	for i := range l.Hops {
+		h := &l.Hops[i]
+		for k := range h.Checks {
+			if c := &h.Checks[k]; c.Name == CheckUnderlay && !c.OK {
+				c.OK, c.Expected = true, c.Expected+", or a router in its place"
+			}
+		}
+		if h.State == Mismatch && h.checksHold() {
+			h.State = OK
+		}
+	}
 }
 
 func (h *Hop) settle(watched, seenLater bool, journeys int, taps tapIndex) {
