@@ -414,7 +414,7 @@ func (c *leg) nameDrop(d *forward.Drop, f *Finding) (cause, summary string) {
 		}
 		return "bridge-no-port", say("%s", s.Note)
 	case forward.ReasonLocalSource, forward.ReasonMartian, forward.ReasonLocalMAC, forward.ReasonNoPeer,
-		forward.ReasonNoProtocol, forward.ReasonVXLANFlags, forward.ReasonNotLocal:
+		forward.ReasonNoProtocol, forward.ReasonVXLANFlags, forward.ReasonVXLANEntry, forward.ReasonVLAN, forward.ReasonNotLocal:
 	}
 	return "dropped-" + string(d.Reason), say("%s", orWords(s.Note, string(d.Reason)))
 }

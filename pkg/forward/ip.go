@@ -391,7 +391,7 @@ func (w *walk) sourceInvalid(h *host, l *tables.Link, p *packet, oif string) boo
 	if p.Src.Is6() || p.Src.IsUnspecified() || l.Loopback {
 		return false
 	}
-	if rp == 0 && h.confMax("accept_local", l.Name, false) == 0 && h.ownSource(l, p, oif) {
+	if rp == 0 && h.confMax("accept_local", l.Name, false) == 0 && h.ownSource(p, oif) {
 		w.drop(ReasonLocalSource, h, l, Step{
 			Kind: StepRoute, Target: p.Src, Entry: h.addrEntry(p.Src), Command: h.cmd("ip addr show to %s", p.Src),
 			Note: fmt.Sprintf("source %s is an address of this host", p.Src),
@@ -406,7 +406,7 @@ func (w *walk) sourceInvalid(h *host, l *tables.Link, p *packet, oif string) boo
 
 // ownSource reports whether a source is this host's own. Without rules and local routes of its own the kernel
 // looks at the addresses alone, else the source is looked up (fib_validate_source).
-func (h *host) ownSource(l *tables.Link, p *packet, oif string) bool {
+func (h *host) ownSource(p *packet, oif string) bool {
 	if !h.customLocal() {
 		return h.hasAddr(p.Src)
 	}

@@ -3,6 +3,7 @@ package forward
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/netfilter"
@@ -95,8 +96,7 @@ var broadcast = ether.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
 func reversed(path []crossing) []crossing {
 	out := make([]crossing, 0, len(path))
-	for i := len(path) - 1; i >= 0; i-- {
-		c := path[i]
+	for _, c := range slices.Backward(path) {
 		c.from, c.to = c.to, c.from
 		out = append(out, c)
 	}

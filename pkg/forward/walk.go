@@ -126,8 +126,6 @@ func (w *walk) full() bool { return len(*w.done) >= maxLegs }
 // step records a decision that waits for the next hop.
 func (w *walk) step(s Step) { w.pending = append(w.pending, s) }
 
-func (w *walk) note(s string) { w.leg.Notes = append(w.leg.Notes, s) }
-
 // hop records a passage of an interface and gives it the decisions that led there. It reports whether
 // the walk may go on.
 func (w *walk) hop(h *host, l *tables.Link, dir Direction, p *packet) bool {

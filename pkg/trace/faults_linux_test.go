@@ -99,13 +99,13 @@ func (f fault) wrong(v report.Verdict, status, on string, want said) string {
 	expect("status", v.Status, status)
 	expect("cause", v.Cause, cmp.Or(f.cause, f.id))
 	expect("node", v.Node, node)
-	if want.role == "" {
-		// of no interface, or of several
-	} else if want.role == "veth" {
+	switch want.role {
+	case "": // of no interface, or of several
+	case "veth":
 		if !strings.HasPrefix(v.Interface, "veth") {
 			bad = append(bad, fmt.Sprintf("interface %q, want the pod's veth", v.Interface))
 		}
-	} else {
+	default:
 		expect("interface", v.Interface, roles[node][want.role])
 	}
 	if want.leg != "" {
