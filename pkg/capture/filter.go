@@ -22,6 +22,8 @@ type Flow struct {
 	// APort and BPort are the ports in host byte order; 0 is any. With ICMP APort is the
 	// identifier of the echo, and BPort is not used.
 	APort, BPort uint16
+	// Ports are those that either end may be translated to: between A and B they pass too.
+	Ports []uint16
 	// Marker, unless zero, is the start of the payload of an ICMP echo or a UDP datagram: a frame
 	// that has it passes whatever its addresses are.
 	Marker [8]byte

@@ -248,9 +248,9 @@ func (w *filterWriter) ports() {
 	}
 	for _, off := range []uint32{0, 2} {
 		w.load(off, 2)
-		for _, port := range []uint32{a, b} {
+		for _, port := range append([]uint16{w.flow.APort, w.flow.BPort}, w.flow.Ports...) {
 			if port != 0 {
-				w.jumpEq(port, w.accept)
+				w.jumpEq(uint32(port), w.accept)
 			}
 		}
 	}

@@ -90,21 +90,12 @@ func Diagnose(in Input) ([]Finding, Verdict) {
 	var fs []Finding
 	fs = append(fs, legFindings(in, &in.Path.Request, in.Intent, 0)...)
 	// without a request that arrives there is no reply to miss: the tables still speak for it
-	fs = append(fs, legFindings(in, &in.Path.Reply, reversed(in.Intent), 1)...)
+	fs = append(fs, legFindings(in, &in.Path.Reply, in.Intent.Reversed(), 1)...)
 	slices.SortStableFunc(fs, func(a, b Finding) int { return cmp.Compare(a.place, b.place) })
 	fs = append(fs, bySize(in)...)
 	fs = append(fs, attachments(in, fs)...)
 	fs = dedup(fs)
 	return fs, verdict(in, fs)
-}
-
-func reversed(in *verify.Intent) *verify.Intent {
-	if in == nil {
-		return nil
-	}
-	r := *in
-	r.Src, r.Dst = in.Dst, in.Src
-	return &r
 }
 
 // legPlaces is more than any leg has places.
@@ -119,7 +110,7 @@ func legFindings(in Input, l *verify.Leg, intent *verify.Intent, n int) []Findin
 	if in.Wire != nil {
 		c.whole = l.Journeys > 0 && l.Arrived == l.Journeys
 	} else {
-		c.whole = l.Forward.End == forward.Delivered && intent != nil && l.Forward.Final == intent.Dst.Netns
+		c.whole = intent != nil && intent.Arrives(l.Forward)
 	}
 	for i := range l.Hops {
 		for k := range l.Hops[i].Checks {

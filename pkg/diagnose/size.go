@@ -49,7 +49,7 @@ func bySize(in Input) []Finding {
 	}
 	l, n, intent := &s.Path.Request, 0, s.Intent
 	if l.Arrived == l.Journeys && l.Journeys > 0 {
-		l, n, intent = &s.Path.Reply, 1, reversed(s.Intent)
+		l, n, intent = &s.Path.Reply, 1, s.Intent.Reversed()
 	}
 	c := &leg{in: Input{Wire: s.Wire, Witness: Witness{Drops: s.Drops}}, Leg: l, n: n, intent: intent}
 	f := Finding{Leg: l.Name, Severity: Error, Cause: "mtu-path-blackhole", Remedy: mtuRemedy(s, l)}

@@ -78,11 +78,11 @@ func statusByTables(in Input, first *Finding) Status {
 	switch {
 	case first != nil && (req.End == forward.Dropped || rep.End == forward.Dropped):
 		return Broken
-	case first != nil && (req.End != forward.Delivered || rep.End != forward.Delivered):
+	case first != nil && (!in.Intent.Arrives(req) || rep.End != forward.Delivered):
 		return Broken
 	case first != nil:
 		return Degraded
-	case req.End != forward.Delivered || rep.End != forward.Delivered:
+	case !in.Intent.Arrives(req) || rep.End != forward.Delivered:
 		return Inconclusive
 	case undecided(&in.Path.Request) != "" || undecided(&in.Path.Reply) != "":
 		return Inconclusive

@@ -105,6 +105,9 @@ func (w *walk) underlay(h *host, l *tables.Link, p *packet) {
 	}
 	if th == nil || th == h {
 		w.leg.Why = fmt.Sprintf("%s is no address of a node in the snapshot", p.Dst)
+		if p.inner == nil {
+			w.leg.FinalFlow = p.asFlow()
+		}
 		w.finish(Left)
 		return
 	}

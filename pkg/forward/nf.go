@@ -171,9 +171,12 @@ func (w *walk) settle(h *host, o netfilter.Outcome, p *packet, in, out *tables.L
 	}
 	p.TTL = o.Packet.TTL
 	if o.Packet.AnySrcPort {
+		if p.Any&FieldSrcPort != 0 {
+			w.leg.state.anyPort[h.ID] = true
+		}
 		p.Any |= FieldSrcPort
 	}
-	if p.Dst != before.Dst { // back to the port before the translation
+	if p.Dst != before.Dst && !w.leg.state.anyPort[h.ID] { // back to the port before the translation
 		p.Any &^= FieldDstPort
 	}
 	fields := changedFields(&before, p)

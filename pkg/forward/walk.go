@@ -62,6 +62,8 @@ type worldState struct {
 	neigh   map[learnedNeigh]answered
 	// fabric are the translations of the network between nodes, which a reply takes backwards
 	fabric []translation
+	// anyPort are the namespaces that translated a source port which was not known already
+	anyPort map[netns.ID]bool
 }
 
 // answered is who a neighbour lookup found; sure is false where another may have answered in its place.
@@ -91,11 +93,15 @@ func newState() worldState {
 		nf:      make(map[netns.ID]netfilter.State),
 		learned: make(map[learnKey]tables.Ifindex),
 		neigh:   make(map[learnedNeigh]answered),
+		anyPort: make(map[netns.ID]bool),
 	}
 }
 
 func (s worldState) clone() worldState {
-	return worldState{nf: maps.Clone(s.nf), learned: maps.Clone(s.learned), neigh: maps.Clone(s.neigh), fabric: slices.Clone(s.fabric)}
+	return worldState{
+		nf: maps.Clone(s.nf), learned: maps.Clone(s.learned), neigh: maps.Clone(s.neigh),
+		fabric: slices.Clone(s.fabric), anyPort: maps.Clone(s.anyPort),
+	}
 }
 
 // walk is one alternative of a leg while it is played.
@@ -231,8 +237,12 @@ func (m *Model) Trace(from netns.ID, f Flow) []Leg {
 	return m.trace(from, f, newState())
 }
 
-// Reply plays the answer to a delivered leg, with the connections and learned addresses that it left.
+// Reply plays the answer to a delivered leg, with the connections and learned addresses that it left. Of a leg
+// that left for hosts outside of the snapshot, the answer comes in where it went out.
 func (m *Model) Reply(request Leg) []Leg {
+	if request.End == Left && request.FinalFlow.Dst.IsValid() {
+		return m.replyFromOutside(request)
+	}
 	if request.End != Delivered {
 		return nil
 	}
@@ -245,6 +255,20 @@ func (m *Model) Data(from netns.ID, f Flow, reply Leg, size int) []Leg {
 	const pshAck = 0x18
 	f.TCPFlags, f.Length = pshAck, size
 	return m.trace(from, f, reply.state.clone())
+}
+
+// replyFromOutside: which way the answer takes out there, and how far its sender is, is not in the tables.
+func (m *Model) replyFromOutside(request Leg) []Leg {
+	last := request.Hops[len(request.Hops)-1]
+	h := m.hosts[last.Netns]
+	l := h.link(last.Ifindex)
+	var done []Leg
+	w := &walk{m: m, done: &done}
+	w.leg.state = request.state.clone()
+	p := newPacket(h, replyFlow(request.FinalFlow))
+	p.EthDst, p.Any = l.MAC, p.Any|FieldEthSrc|FieldTTL
+	w.arrive(h, l, p)
+	return done
 }
 
 // replyFlow turns a flow around, as the other end's socket answers it.

@@ -101,6 +101,11 @@ func node(o *corev1.Node) (Node, error) {
 	return n, err
 }
 
+func host(o *corev1.Node) (Host, error) {
+	n, err := node(o)
+	return Host{Name: n.Name, IPs: n.InternalIPs, Place: n.Place}, err
+}
+
 // plugin tells a node's network plugin by whose annotations it has.
 func plugin(a map[string]string) string {
 	for _, p := range []struct{ prefix, name string }{

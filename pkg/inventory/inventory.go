@@ -34,6 +34,7 @@ type Inventory struct {
 	Pods           []Pod
 	Services       []Service
 	EndpointSlices []EndpointSlice
+	Hosts          []Host
 	// Notes says what was left out: objects of kinds that podtrace does not read, one line a kind.
 	Notes []string
 }
@@ -65,6 +66,14 @@ func (n *Node) Network() string {
 		return "flannel"
 	}
 	return n.Plugin
+}
+
+// Host is a machine outside of the cluster. Kubernetes has no object for one; podtrace reads "kind: Host" of
+// its own, which is written as a Node is.
+type Host struct {
+	Name string
+	IPs  []netip.Addr
+	Place
 }
 
 // Lease is what flanneld announces about its node; the zero value is "no flannel".

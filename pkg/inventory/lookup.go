@@ -33,6 +33,8 @@ type Endpoint struct {
 	NodeObj     *Node // the node that Node names, nil when the inventory has none
 	Service     *Service
 	ServicePort *ServicePort // of "svc/NAME:PORT", nil without a port
+	Port        uint16       // that was named with it, 0: none
+	Host        *Host        // of an address outside of the cluster: the machine, nil when it is not known
 	Deployment  string       // of "deploy/NAME": the name, for which Pod stands
 }
 
@@ -50,12 +52,19 @@ func (e Endpoint) String() string {
 	case KindPod:
 		return e.Namespace + "/" + e.Name
 	case KindNode:
-		return "node/" + e.Name
+		return "node/" + e.Name + e.portSuffix()
 	case KindService:
-		return "svc/" + e.Name
+		return "svc/" + e.Name + e.portSuffix()
 	default:
-		return e.IP().String()
+		return e.IP().String() + e.portSuffix()
 	}
+}
+
+func (e Endpoint) portSuffix() string {
+	if e.Port == 0 {
+		return ""
+	}
+	return ":" + strconv.Itoa(int(e.Port))
 }
 
 // NotFoundError says that there is no object of that name.
@@ -79,7 +88,7 @@ func (e *NotFoundError) Hint() string {
 	if len(e.Close) > 0 {
 		return "did you mean " + strings.Join(e.Close, ", ") + "?"
 	}
-	return "an endpoint is POD, NAMESPACE/POD, pod/POD, deploy/NAME, svc/NAME[:PORT], node/NAME or an IP address; -n gives the namespace"
+	return "an endpoint is " + forms + "; -n gives the namespace"
 }
 
 // AmbiguousError says that a name stands for several objects.
@@ -97,17 +106,22 @@ func (e *AmbiguousError) Error() string {
 func (e *AmbiguousError) Hint() string { return "say which: " + strings.Join(e.Candidates, ", ") }
 
 // ErrSyntax is wrapped by errors about the form of an endpoint's name.
-var ErrSyntax = errors.New("want POD, NAMESPACE/POD, pod/POD, deploy/NAME, svc/NAME[:PORT], node/NAME or an IP address")
+var ErrSyntax = errors.New("want " + forms)
+
+const forms = "POD, NAMESPACE/POD, pod/POD, deploy/NAME, svc/NAME[:PORT], node/NAME[:NODEPORT] or an IP address[:PORT]"
 
 // Lookup finds what arg stands for: POD, NAMESPACE/POD, pod/POD, deploy/NAME (a ready pod of it),
-// svc/NAME[:PORT], node/NAME or an IP address. A bare pod name is one of namespace, or of the only
+// svc/NAME[:PORT], node/NAME[:NODEPORT] or an IP address[:PORT]. A bare pod name is one of namespace, or of the only
 // namespace that has it.
 func (inv *Inventory) Lookup(arg, namespace string) (Endpoint, error) {
 	if namespace == "" {
 		namespace = defaultNamespace
 	}
 	if ip, err := netip.ParseAddr(arg); err == nil && ip.Zone() == "" {
-		return inv.lookupIP(ip.Unmap()), nil
+		return inv.lookupIP(ip.Unmap(), 0), nil
+	}
+	if a, err := netip.ParseAddrPort(arg); err == nil && a.Addr().Zone() == "" && a.Port() != 0 {
+		return inv.lookupIP(a.Addr().Unmap(), a.Port()), nil
 	}
 	kind, name, slashed := strings.Cut(arg, "/")
 	if !slashed {
@@ -149,9 +163,12 @@ func nodeEndpoint(n *Node) Endpoint {
 }
 
 // lookupIP never fails: an address that is no object's is an endpoint too. The address that was
-// asked for comes first.
-func (inv *Inventory) lookupIP(ip netip.Addr) Endpoint {
-	e := Endpoint{Kind: KindAddress, IPs: []netip.Addr{ip}}
+// asked for comes first. A port of a service, or a node's port that one has, leads to the service.
+func (inv *Inventory) lookupIP(ip netip.Addr, port uint16) Endpoint {
+	e := Endpoint{Kind: KindAddress, IPs: []netip.Addr{ip}, Host: inv.hostByIP(ip)}
+	if e.Host != nil {
+		e.Name = e.Host.Name
+	}
 	if p := inv.PodByIP(ip); p != nil {
 		e = inv.podEndpoint(p)
 	} else if n := inv.NodeByIP(ip); n != nil {
@@ -165,8 +182,85 @@ func (inv *Inventory) lookupIP(ip netip.Addr) Endpoint {
 			ips = append(ips, a)
 		}
 	}
-	e.IPs = ips
+	e.IPs, e.Port = ips, port
+	if e.Kind == KindNode && port != 0 {
+		e.Service, e.ServicePort = inv.serviceByNodePort(port, "")
+	}
 	return e
+}
+
+func (inv *Inventory) hostByIP(ip netip.Addr) *Host {
+	for i := range inv.Hosts {
+		if slices.Contains(inv.Hosts[i].IPs, ip) {
+			return &inv.Hosts[i]
+		}
+	}
+	return nil
+}
+
+// serviceByNodePort finds who has a node port; proto "" is any.
+func (inv *Inventory) serviceByNodePort(port uint16, proto string) (*Service, *ServicePort) {
+	for i := range inv.Services {
+		s := &inv.Services[i]
+		for k := range s.Ports {
+			if p := &s.Ports[k]; p.NodePort == port && (proto == "" || p.Proto == proto) {
+				return s, p
+			}
+		}
+	}
+	return nil, nil
+}
+
+// ForProto is the endpoint as a packet of a protocol ("TCP", "UDP") means it: a service may have one port for
+// each. Where no port was named it takes the only one of that protocol. The service's port is nil where none fits.
+func (inv *Inventory) ForProto(e Endpoint, proto string) Endpoint {
+	switch {
+	case e.Kind == KindNode && e.Port != 0:
+		e.Service, e.ServicePort = inv.serviceByNodePort(e.Port, proto)
+	case e.Kind == KindService:
+		var fit []*ServicePort
+		for i := range e.Service.Ports {
+			if p := &e.Service.Ports[i]; p.Proto == proto && (p.Port == e.Port || e.Port == 0) {
+				fit = append(fit, p)
+			}
+		}
+		e.ServicePort = nil
+		if len(fit) == 1 {
+			e.ServicePort, e.Port = fit[0], fit[0].Port
+		}
+	}
+	return e
+}
+
+// Backend is where a service sends packets of one of its ports.
+type Backend struct {
+	IP   netip.Addr
+	Port uint16
+	Node string // "" when not said
+	Pod  *Pod   // nil when it is no pod's
+}
+
+// Backends are the ready endpoints behind a port of a service.
+func (inv *Inventory) Backends(s *Service, port *ServicePort) []Backend {
+	var out []Backend
+	for i := range inv.EndpointSlices {
+		es := &inv.EndpointSlices[i]
+		if es.Namespace != s.Namespace || es.Service != s.Name {
+			continue
+		}
+		at := slices.IndexFunc(es.Ports, func(p SlicePort) bool { return p.Name == port.Name && p.Proto == port.Proto })
+		if at < 0 {
+			continue
+		}
+		for _, e := range es.Endpoints {
+			for _, ip := range e.IPs {
+				if e.Ready {
+					out = append(out, Backend{IP: ip, Port: es.Ports[at].Port, Node: e.Node, Pod: inv.PodByIP(ip)})
+				}
+			}
+		}
+	}
+	return out
 }
 
 func (inv *Inventory) serviceByIP(ip netip.Addr) *Service {
@@ -253,7 +347,7 @@ func (inv *Inventory) lookupService(arg, namespace string) (Endpoint, error) {
 		p := &s.Ports[i]
 		number := strconv.Itoa(int(p.Port))
 		if port == number || port == p.Name && port != "" {
-			e.ServicePort = p
+			e.ServicePort, e.Port = p, p.Port
 			return e, nil
 		}
 		known = append(known, "svc/"+name+":"+number)
@@ -278,9 +372,20 @@ func (inv *Inventory) backends(s *Service) []netip.Addr {
 	return out
 }
 
-func (inv *Inventory) lookupNode(name string) (Endpoint, error) {
+func (inv *Inventory) lookupNode(arg string) (Endpoint, error) {
+	name, port, hasPort := strings.Cut(arg, ":")
 	if n := inv.Node(name); n != nil {
-		return nodeEndpoint(n), nil
+		e := nodeEndpoint(n)
+		if !hasPort {
+			return e, nil
+		}
+		v, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || v == 0 {
+			return Endpoint{}, fmt.Errorf("endpoint %q: port %q: %w", "node/"+arg, port, ErrSyntax)
+		}
+		e.Port = uint16(v)
+		e.Service, e.ServicePort = inv.serviceByNodePort(e.Port, "")
+		return e, nil
 	}
 	var names []string
 	for i := range inv.Nodes {

@@ -233,7 +233,7 @@ func (p *parser) list(h head, of, where string, depth int) error {
 
 func objectName(h head) string {
 	switch {
-	case h.Kind == "Node":
+	case h.Kind == "Node", h.Kind == "Host":
 		return h.Metadata.Name
 	case h.Metadata.Namespace == "":
 		return defaultNamespace + "/" + h.Metadata.Name
@@ -249,6 +249,8 @@ func known(h head) bool {
 		return h.APIVersion == "v1" || h.APIVersion == ""
 	case "EndpointSlice":
 		return h.APIVersion == "discovery.k8s.io/v1" || h.APIVersion == ""
+	case "Host":
+		return h.APIVersion == "podtrace.dev/v1"
 	default:
 		return false
 	}
@@ -258,6 +260,8 @@ func (p *parser) convert(kind string, raw json.RawMessage) error {
 	switch kind {
 	case "Node":
 		return add(raw, &p.inv.Nodes, func(o *corev1.Node) (Node, error) { return node(o) })
+	case "Host":
+		return add(raw, &p.inv.Hosts, func(o *corev1.Node) (Host, error) { return host(o) })
 	case "Pod":
 		return add(raw, &p.inv.Pods, func(o *corev1.Pod) (Pod, error) { return pod(o) })
 	case "Service":

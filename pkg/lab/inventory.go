@@ -31,6 +31,9 @@ func (c *cluster) inventory(o Options) ([]byte, error) {
 	for _, p := range c.pods {
 		items = append(items, c.podObject(o, p))
 	}
+	if c.hasClient() {
+		items = append(items, clientObject(o))
+	}
 	for _, s := range c.allServices() {
 		items = append(items, serviceObject(s), c.sliceObject(s))
 	}
@@ -84,6 +87,15 @@ func (c *cluster) nodeObject(o Options, n node) object {
 			"addresses":  append(addresses, object{"type": "Hostname", "address": n.name}),
 			"conditions": []object{{"type": "Ready", "status": "True"}},
 		},
+	}
+}
+
+// clientObject is the machine outside of the cluster: podtrace's own kind, for Kubernetes has none.
+func clientObject(o Options) object {
+	return object{
+		"apiVersion": "podtrace.dev/v1", "kind": "Host",
+		"metadata": object{"name": clientName, "annotations": object{annotationNetns: o.netnsPath(clientName)}},
+		"status":   object{"addresses": []object{{"type": "InternalIP", "address": clientIP.String()}}},
 	}
 }
 

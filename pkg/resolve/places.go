@@ -59,8 +59,8 @@ func (e *PlaceError) Hint() string {
 }
 
 // Places opens the namespaces that the tables of a path between the endpoints are read from: each
-// pod's own and that of its node. The caller closes them with the function returned, which is never
-// nil. Services and addresses live in no namespace: ErrNoNamespace.
+// pod's own and that of its node, and those of all endpoints behind a service. The caller closes them with the
+// function returned, which is never nil. The first endpoint has to live in a namespace: ErrNoNamespace.
 func Places(inv *inventory.Inventory, eps ...inventory.Endpoint) ([]tables.Source, func() error, error) {
 	return open(inv, eps, false)
 }
@@ -101,18 +101,58 @@ func (o *opener) close() error {
 }
 
 func (o *opener) endpoints(eps []inventory.Endpoint) error {
-	for _, e := range eps {
+	for i, e := range eps {
 		var err error
 		switch e.Kind {
 		case inventory.KindPod:
 			err = o.pod(e.Pod)
 		case inventory.KindNode:
 			err = o.node(e.Name)
-		case inventory.KindService, inventory.KindAddress:
-			err = &PlaceError{
-				Object: fmt.Sprintf("%s %q", strings.ToLower(string(e.Kind)), e.String()), Err: ErrNoNamespace,
-				hint: "name a pod behind it, or a node",
+		case inventory.KindAddress:
+			if err = o.host(e.Host); e.Host == nil && i == 0 {
+				err = &PlaceError{
+					Object: fmt.Sprintf("address %q", e.String()), Err: ErrNoNamespace,
+					hint: "name a pod or a node to send from, or describe the machine as \"kind: Host\" of podtrace.dev/v1",
+				}
 			}
+		case inventory.KindService:
+			if i == 0 {
+				err = &PlaceError{
+					Object: fmt.Sprintf("service %q", e.String()), Err: ErrNoNamespace, hint: "name a pod behind it, or a node",
+				}
+			}
+		}
+		if err == nil && e.ServicePort != nil {
+			err = o.backends(o.inv.Backends(e.Service, e.ServicePort))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// host opens a machine outside of the cluster, if it is known.
+func (o *opener) host(h *inventory.Host) error {
+	if h == nil {
+		return nil
+	}
+	object := fmt.Sprintf("host %q", h.Name)
+	if h.IsZero() {
+		return &PlaceError{Object: object, Err: ErrNoPlace}
+	}
+	return o.open(object, h.Place, tables.Source{Node: h.Name, Name: tables.HostName})
+}
+
+// backends opens the pods that a service may send to, and the nodes of others.
+func (o *opener) backends(bs []inventory.Backend) error {
+	for _, b := range bs {
+		var err error
+		switch {
+		case b.Pod != nil:
+			err = o.pod(b.Pod)
+		case b.Node != "":
+			err = o.node(b.Node)
 		}
 		if err != nil {
 			return err

@@ -15,12 +15,12 @@ import (
 )
 
 // assemble puts the judgement into the report's own types, which are a contract.
-func assemble(c *Case, p plan, path verify.Result, fs []diagnose.Finding, v diagnose.Verdict) *report.Report {
+func assemble(c *Case, p plan, far verify.End, path verify.Result, fs []diagnose.Finding, v diagnose.Verdict) *report.Report {
 	r := &report.Report{
 		APIVersion: report.APIVersion, Kind: report.Kind, Generated: taken(c), Version: c.Version,
 		Source:      endpoint(c.Source, c.Flow.Src.String()),
 		Destination: endpoint(c.Destination, c.Flow.Dst.String()),
-		Datapath:    datapath(c, p, path), Probe: c.Probe,
+		Datapath:    datapath(c, p, far, path), Probe: c.Probe,
 		Legs:     []report.Leg{leg(&path.Request), leg(&path.Reply)},
 		Findings: []report.Finding{},
 		Verdict: report.Verdict{

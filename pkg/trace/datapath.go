@@ -1,7 +1,6 @@
 package trace
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 
@@ -13,8 +12,11 @@ import (
 
 // datapath names what carries the packets, by the devices and routes that they take. The name of a network
 // plugin stands before it where the far node announces one.
-func datapath(c *Case, p plan, path verify.Result) string {
-	far := c.Inventory.Node(cmp.Or(c.To.Node, c.From.Node))
+func datapath(c *Case, p plan, to verify.End, path verify.Result) string {
+	far := c.Inventory.Node(to.Node)
+	if far == nil {
+		far = c.Inventory.Node(c.From.Node)
+	}
 	if far == nil {
 		far = &inventory.Node{}
 	}
@@ -27,18 +29,18 @@ func datapath(c *Case, p plan, path verify.Result) string {
 		return prefix + "vxlan"
 	case anyHop(path, func(h *verify.Hop) bool { return h.Kind == "tun" }):
 		return prefix + "udp"
-	case c.From.Node == c.To.Node && anyHop(path, func(h *verify.Hop) bool { return h.Bridged }):
+	case c.From.Node == to.Node && anyHop(path, func(h *verify.Hop) bool { return h.Bridged }):
 		return "bridge"
-	case c.From.Node == c.To.Node:
+	case c.From.Node == to.Node:
 		return "routed"
-	case far.Network() == "cilium" && (p.model.Native(c.Flow.Src) || p.model.Native(c.Flow.Dst)):
+	case far.Network() == "cilium" && (p.model.Native(c.Flow.Src) || p.model.Native(to.IP)):
 		return prefix + "eni"
-	case far.Network() == "flannel" && (podRouted(c, path.Request.Forward, c.Flow.Dst) || podRouted(c, path.Reply.Forward, c.Flow.Src)):
+	case far.Network() == "flannel" && (podRouted(c, path.Request.Forward, to.IP) || podRouted(c, path.Reply.Forward, c.Flow.Src)):
 		if far.Flannel.BackendType == "vxlan" { // which only sends to neighbours as it is
 			return prefix + "directrouting"
 		}
 		return prefix + "host-gw"
-	case path.Request.Forward.End != forward.Delivered && c.To.VethIndex != 0 && far.Flannel.BackendType != "":
+	case path.Request.Forward.End != forward.Delivered && to.Pod && far.Flannel.BackendType != "":
 		return prefix + far.Flannel.BackendType // the path ends before any device could tell
 	default:
 		return "routed"

@@ -28,6 +28,7 @@ type Case struct {
 	Source      inventory.Endpoint
 	Destination inventory.Endpoint
 	From, To    resolve.Location
+	Targets     []Target // of a service: where it may send to
 	Snapshot    *tables.Snapshot
 	Flow        forward.Flow
 	Marker      [8]byte // starts the probe's payloads; zero: nothing does
@@ -86,6 +87,8 @@ type plan struct {
 	model   *forward.Model
 	request []forward.Leg
 	reply   []forward.Leg
+	// answers are the replies to each request
+	answers [][]forward.Leg
 }
 
 // newPlan plays the request, and the reply to it. Where the request does not arrive, the reply is played
@@ -93,12 +96,15 @@ type plan struct {
 func newPlan(c *Case) plan {
 	p := plan{model: forward.New(c.Snapshot, forward.Options{Underlay: underlay(c)})}
 	p.request = p.model.Trace(c.From.PodNetns, c.Flow)
-	for _, l := range p.request {
-		if l.End == forward.Delivered && l.Final == c.To.PodNetns {
-			p.reply = append(p.reply, p.model.Reply(l)...)
+	p.answers = make([][]forward.Leg, len(p.request))
+	all := intent(c, p.model)
+	for i, l := range p.request {
+		if all.For(l).Arrives(l) {
+			p.answers[i] = p.model.Reply(l)
+			p.reply = append(p.reply, p.answers[i]...)
 		}
 	}
-	if len(p.reply) == 0 && !c.To.PodNetns.IsZero() {
+	if len(p.reply) == 0 && !c.To.PodNetns.IsZero() && len(c.Targets) == 0 {
 		p.reply = p.model.Trace(c.To.PodNetns, forward.ReplyFlow(c.Flow))
 	}
 	return p
@@ -131,7 +137,7 @@ func Judge(c *Case) *report.Report {
 		Path: path, Intent: in.Intent, Wire: in.Wire, Sent: c.Sent, Incomplete: incomplete(c), Witness: witness,
 		Data: data(c, p, &path),
 	})
-	return assemble(c, p, path, fs, v)
+	return assemble(c, p, in.Intent.Dst, path, fs, v)
 }
 
 // dataSize is a first request of some application: larger than any segment of a handshake.
@@ -153,14 +159,28 @@ func compare(c *Case) (plan, verify.Input) {
 	if c.Observed != nil {
 		in.Wire = wire(c, p)
 	}
+	if len(c.Targets) > 0 && len(p.request) > 0 {
+		took := verify.Pick(p.request, in.Wire)
+		in.Intent, in.Reply = in.Intent.For(p.request[took]), p.answers[took]
+	}
 	return p, in
 }
 
 func intent(c *Case, m *forward.Model) *verify.Intent {
-	return &verify.Intent{
+	in := &verify.Intent{
 		Src: end(c.From, c.Flow.Src), Dst: end(c.To, c.Flow.Dst),
 		Port: askedPort(c.Flow), Nodes: c.Inventory.Nodes, Snapshot: c.Snapshot, Model: m,
 	}
+	if c.Destination.ServicePort == nil {
+		return in
+	}
+	in.Asked, in.Masked = c.Flow.Dst, c.Destination.Kind != inventory.KindService
+	for _, t := range c.Targets {
+		e := end(t.At, t.IP)
+		e.Port = t.Port
+		in.Dsts = append(in.Dsts, e)
+	}
+	return in
 }
 
 func askedPort(f forward.Flow) uint16 {
@@ -276,7 +296,32 @@ func aliases(c *Case, p plan) (a, b []netip.Addr) {
 
 func correlateFlow(c *Case, p plan) correlate.Flow {
 	a, b := aliases(c, p)
-	return correlate.Flow{Proto: c.Flow.Proto, A: a, B: b, APort: c.Flow.SrcPort, BPort: c.Flow.DstPort}
+	f := correlate.Flow{Proto: c.Flow.Proto, A: a, B: b, APort: c.Flow.SrcPort, BPort: c.Flow.DstPort}
+	if len(p.request) == 0 || len(p.request[0].Hops) == 0 || !hasPorts(f.Proto) {
+		return f
+	}
+	h := &p.request[0].Hops[0].Frame.Headers // the sender's own node may have translated already
+	if h.SrcPort != 0 && h.DstPort != 0 {
+		f.APort, f.BPort = h.SrcPort, h.DstPort
+	}
+	return f
+}
+
+// translatedPorts are the ports that rules put in the place of the flow's own.
+func translatedPorts(c *Case, p plan) (out []uint16) {
+	if !hasPorts(c.Flow.Proto) {
+		return nil
+	}
+	for _, l := range slices.Concat(p.request, p.reply) {
+		for _, h := range l.Hops {
+			for _, port := range []uint16{h.Frame.SrcPort, h.Frame.DstPort} {
+				if port != 0 && port != c.Flow.SrcPort && port != c.Flow.DstPort && !slices.Contains(out, port) {
+					out = append(out, port)
+				}
+			}
+		}
+	}
+	return out
 }
 
 func incomplete(c *Case) []string {

@@ -49,6 +49,12 @@ func labOptions() lab.Options {
 // up brings the lab up and takes it down when the test ends.
 func up(t testing.TB) *inventory.Inventory {
 	t.Helper()
+	return upSpec(t, lab.Spec{})
+}
+
+// upSpec is up for another lab than the default one.
+func upSpec(t testing.TB, spec lab.Spec) *inventory.Inventory {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") == "true" {
 			t.Fatal("the lab needs root, and CI must not skip it")
@@ -56,6 +62,7 @@ func up(t testing.TB) *inventory.Inventory {
 		t.Skip("the lab needs root")
 	}
 	o := labOptions()
+	o.Spec = spec
 	t.Setenv(serveEnv, o.Prefix)
 	if err := lab.Up(context.Background(), o); err != nil {
 		t.Fatal(err)

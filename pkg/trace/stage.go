@@ -17,7 +17,6 @@ import (
 	"github.com/podtrace/podtrace/pkg/kdrop"
 	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/report"
-	"github.com/podtrace/podtrace/pkg/resolve"
 	"github.com/podtrace/podtrace/pkg/tables"
 )
 
@@ -74,8 +73,11 @@ func (st *stage) prepare() (*probe.Prober, error) {
 
 // watchFlow is any packet between the two ends.
 func (st *stage) watchFlow() {
-	st.c.Flow.Proto = forward.ProtoTCP
-	st.c.Flow.TCPFlags = tcpSyn
+	st.c.Flow.Proto, st.c.Flow.TCPFlags = forward.ProtoTCP, tcpSyn
+	st.c.Flow.DstPort = st.c.Destination.Port
+	if sp := st.c.Destination.ServicePort; sp != nil && sp.Proto == "UDP" {
+		st.c.Flow.Proto, st.c.Flow.TCPFlags = forward.ProtoUDP, 0
+	}
 }
 
 // observe arms all taps, sends, and takes in what they saw.
@@ -285,12 +287,12 @@ func (st *stage) points(p plan) []Point {
 			add(c.Snapshot.ByID(h.Netns), h.Ifindex)
 		}
 	}
-	for _, loc := range []resolve.Location{c.From, c.To} {
+	for _, loc := range c.places() {
 		host := c.Snapshot.ByID(loc.HostNetns)
 		add(c.Snapshot.ByID(loc.PodNetns), loc.Ifindex)
 		add(host, loc.VethIndex)
 		add(host, loc.BridgeIndex)
-		if host == nil || c.From.Node == c.To.Node {
+		if host == nil || c.From.Node == c.To.Node && len(c.Targets) == 0 {
 			continue
 		}
 		for i := range host.Links {
@@ -307,7 +309,9 @@ func (st *stage) points(p plan) []Point {
 func (st *stage) taps(p plan, pts []Point) ([]capture.Point, error) {
 	c := st.c
 	a, b := aliases(c, p)
-	flow := capture.Flow{Proto: c.Flow.Proto, A: a, B: b, APort: c.Flow.SrcPort, BPort: c.Flow.DstPort, Marker: c.Marker}
+	flow := capture.Flow{
+		Proto: c.Flow.Proto, A: a, B: b, APort: c.Flow.SrcPort, BPort: c.Flow.DstPort, Ports: translatedPorts(c, p), Marker: c.Marker,
+	}
 	if st.spec.Proto == probe.None {
 		flow.Proto = 0
 	}

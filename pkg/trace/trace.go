@@ -70,6 +70,9 @@ func start(ctx context.Context, o Options) (*session, error) {
 	if s.c.Destination, err = o.Inventory.Lookup(o.Destination, o.Namespace); err != nil {
 		return nil, err
 	}
+	if s.o.Probe, s.c.Destination, err = aim(o.Inventory, o.Probe, s.c.Destination); err != nil {
+		return nil, err
+	}
 	if err := refuse(s.c.Source, s.c.Destination); err != nil {
 		return nil, err
 	}
@@ -90,7 +93,7 @@ func start(ctx context.Context, o Options) (*session, error) {
 
 // refuse says plainly what cannot be traced.
 func refuse(a, b inventory.Endpoint) error {
-	if a.Kind == b.Kind && a.Namespace == b.Namespace && a.Name == b.Name && a.IP() == b.IP() {
+	if a.Kind == b.Kind && b.ServicePort == nil && a.Namespace == b.Namespace && a.Name == b.Name && a.IP() == b.IP() {
 		return &Error{
 			Msg:  fmt.Sprintf("source and destination are the same: %q", a.String()),
 			hint: "name two endpoints: the packets of an endpoint to itself never leave its namespace",
@@ -121,6 +124,9 @@ func (s *session) read(ctx context.Context) error {
 	if s.c.To, err = resolve.Locate(snap, s.o.Inventory, s.c.Destination); err != nil {
 		return err
 	}
+	if s.c.Targets, err = targets(snap, s.o.Inventory, s.c.Destination); err != nil {
+		return err
+	}
 	s.c.Flow = forward.Flow{Dst: s.c.Destination.IP(), Src: sourceAddr(s.c.Source, s.c.Destination.IP())}
 	return nil
 }
@@ -146,7 +152,7 @@ func Check(ctx context.Context, o Options) (*report.Report, error) {
 		return nil, err
 	}
 	defer s.close() //nolint:errcheck // descriptors that were only read
-	s.c.Flow.Proto, s.c.Flow.SrcPort, s.c.Flow.DstPort = protoOf(o.Probe, s.c.Flow.Dst), 40000, o.Probe.Port
+	s.c.Flow.Proto, s.c.Flow.SrcPort, s.c.Flow.DstPort = protoOf(s.o.Probe, s.c.Flow.Dst), 40000, s.o.Probe.Port
 	if s.c.Flow.Proto == forward.ProtoTCP {
 		s.c.Flow.TCPFlags = tcpSyn
 	}
@@ -188,7 +194,7 @@ func Path(ctx context.Context, o Options) (*report.Report, error) {
 		return nil, err
 	}
 	defer s.close() //nolint:errcheck // descriptors that were only read
-	st := &stage{session: s, c: &s.c, spec: o.Probe, count: o.Count, interval: o.Interval, timeout: o.Timeout}
+	st := &stage{session: s, c: &s.c, spec: s.o.Probe, count: o.Count, interval: o.Interval, timeout: o.Timeout}
 	if err := st.run(ctx); err != nil {
 		return nil, err
 	}

@@ -24,24 +24,70 @@ type End struct {
 	Interface tables.Ifindex
 	Veth      tables.Ifindex // in Host
 	Bridge    tables.Ifindex // in Host; 0 when the veth is routed
+	Port      uint16         // of an endpoint of a service, 0: none
 }
 
 // Intent is what the control plane meant, beside the snapshot that says who owns which address.
 type Intent struct {
 	Src, Dst End
 	Port     uint16 // of Dst that was asked for, 0: none
+	// Dsts are the endpoints of a service: packets to Asked may go to any of them, and Dst is one.
+	Dsts  []End
+	Asked netip.Addr
+	// Masked: the sender's address may rightly be translated on the way
+	Masked bool
+	// answers is the address that Src answers from, where it is not its own
+	answers  netip.Addr
 	Nodes    []inventory.Node
 	Snapshot *tables.Snapshot
 	Model    *forward.Model
 }
 
-func (in *Intent) reversed() *Intent {
+// Reversed is what is meant for the way back.
+func (in *Intent) Reversed() *Intent {
 	if in == nil {
 		return nil
 	}
 	r := *in
 	r.Src, r.Dst, r.Port = in.Dst, in.Src, 0
+	r.Dsts, r.Asked, r.Masked, r.answers = nil, netip.Addr{}, false, in.Asked
 	return &r
+}
+
+// For is the intent for one way that the tables allow: of a service, the endpoint that this way leads to.
+func (in *Intent) For(l forward.Leg) *Intent {
+	if in == nil || len(in.Dsts) == 0 {
+		return in
+	}
+	to := in.Dsts[0]
+	for _, d := range in.Dsts {
+		if l.End == forward.Delivered && l.Final == d.Netns && !d.Netns.IsZero() || l.End != forward.Delivered && goesTo(l, d.IP) {
+			to = d
+			break
+		}
+	}
+	out := *in
+	out.Dst, out.Port = to, to.Port
+	out.Masked = in.Masked || to.IP == in.Src.IP // a pod that is its own endpoint
+	return &out
+}
+
+func goesTo(l forward.Leg, ip netip.Addr) bool {
+	return slices.ContainsFunc(l.Hops, func(h forward.Hop) bool { return h.Frame.Dst == ip }) ||
+		slices.ContainsFunc(l.Tail, func(s forward.Step) bool { return s.Target == ip })
+}
+
+// Arrives reports whether a leg ends where it was meant to: in the far end's namespace, or, of an address outside of
+// the snapshot, on the way to it.
+func (in *Intent) Arrives(l forward.Leg) bool {
+	switch {
+	case l.End == forward.Delivered:
+		return in.meant(l.Final)
+	case l.End == forward.Left:
+		return in != nil && in.Dst.Netns.IsZero() && in.Dst.IP.IsValid() && l.FinalFlow.Dst == in.Dst.IP
+	default:
+		return false
+	}
 }
 
 // stepChecks holds each entry that the walk used against what it was meant to be.
@@ -94,7 +140,7 @@ const (
 // interface.
 func (in *Intent) routeCheck(s *forward.Step) (Check, bool) {
 	ns := in.Snapshot.ByID(s.Netns)
-	if ns != nil && s.Netns == in.Src.Netns && in.Src.Pod && s.Target == in.Dst.IP && s.Route != nil {
+	if ns != nil && s.Netns == in.Src.Netns && in.Src.Pod && (s.Target == in.Dst.IP || s.Target == in.Asked) && s.Route != nil {
 		return in.gatewayCheck(ns, s)
 	}
 	if ns == nil || ns.Name != tables.HostName || s.Target != in.Dst.IP || in.Dst.Node == "" || !in.Dst.Pod {
@@ -469,6 +515,7 @@ func (in *Intent) other(l forward.Leg) Other {
 	if in == nil {
 		return o
 	}
+	in = in.For(l)
 	for i := range l.Hops {
 		o.Checks = append(o.Checks, in.stepChecks(l.Hops[i].Steps)...)
 	}
@@ -506,10 +553,14 @@ func (in *Intent) endChecks(l forward.Leg) []Check {
 			Expected: fmt.Sprint(in.Port), Observed: fmt.Sprint(l.FinalFlow.DstPort),
 		})
 	}
-	if in.Src.Pod && in.Dst.Pod {
+	if in.Src.Pod && in.Dst.Pod && !in.Masked {
+		from := in.Src.IP
+		if in.answers.IsValid() {
+			from = in.answers
+		}
 		c := Check{
-			Name: CheckSource, Source: FromIntent, OK: l.FinalFlow.Src == in.Src.IP, Step: natStep(l, "ipSrc"),
-			Expected: in.Src.IP.String(), Observed: l.FinalFlow.Src.String(), Node: node, Interface: dev,
+			Name: CheckSource, Source: FromIntent, OK: l.FinalFlow.Src == from, Step: natStep(l, "ipSrc"),
+			Expected: from.String(), Observed: l.FinalFlow.Src.String(), Node: node, Interface: dev,
 		}
 		if c.Step != nil {
 			c.Node, c.Interface = c.Step.Node, orNone(in.linkName(c.Step.Netns, c.Step.Ifindex), dev)

@@ -147,10 +147,10 @@ type Result struct {
 func Verify(in Input) Result {
 	var r Result
 	r.Request = verifyLeg("request", in, in.Request, in.journeys(false), in.Intent)
-	r.Reply = verifyLeg("reply", in, in.Reply, in.journeys(true), in.Intent.reversed())
+	r.Reply = verifyLeg("reply", in, in.Reply, in.journeys(true), in.Intent.Reversed())
 	toReply, toRequest := unreached(r.Reply, r.Request), unreached(r.Request, r.Reply)
-	r.Request.beyond(toRequest, in.Wire, in.Intent)
-	r.Reply.beyond(toReply, in.Wire, in.Intent.reversed())
+	r.Request.beyond(toRequest, in.Wire, in.Intent.For(r.Request.Forward))
+	r.Reply.beyond(toReply, in.Wire, in.Intent.For(r.Request.Forward).Reversed())
 	r.Request.losses()
 	r.Reply.losses()
 	r.Skew, r.HasSkew = skew(&r.Request, &r.Reply)
@@ -176,9 +176,11 @@ func verifyLeg(name string, in Input, alternatives []forward.Leg, js []correlate
 	}
 	picked := pickAlternative(alternatives, js, taps)
 	leg.Forward = alternatives[picked]
+	any := intent
+	intent = intent.For(leg.Forward)
 	for i, l := range alternatives {
 		if i != picked {
-			leg.Others = append(leg.Others, intent.other(l))
+			leg.Others = append(leg.Others, any.other(l))
 		}
 	}
 	js, foreign := own(js, leg.Forward, taps)
@@ -283,6 +285,12 @@ func find(js []correlate.Journey, j int, point int, dir correlate.Direction, use
 		}
 	}
 	return 0, false
+}
+
+// Pick gives the index of the request that the packets took, among the ways that the tables allow; the first
+// where no packet tells.
+func Pick(request []forward.Leg, w *Wire) int {
+	return pickAlternative(request, Input{Wire: w}.journeys(false), newTapIndex(w))
 }
 
 // pickAlternative takes, among the ways that the tables allow, the one that the packets went.
@@ -408,7 +416,7 @@ func (l *Leg) settle(watched bool, taps tapIndex, intent *Intent) {
 	}
 	l.bridged()
 	l.latencies()
-	if n := len(l.Hops); n > 0 && l.Forward.End == forward.Delivered && intent.meant(l.Forward.Final) {
+	if n := len(l.Hops); n > 0 && intent.Arrives(l.Forward) {
 		l.Arrived = l.Hops[n-1].Seen
 	}
 	l.acquit()

@@ -1,0 +1,98 @@
+package trace_test
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/podtrace/podtrace/pkg/inventory"
+	"github.com/podtrace/podtrace/pkg/lab"
+	"github.com/podtrace/podtrace/pkg/report"
+	"github.com/podtrace/podtrace/pkg/trace"
+)
+
+// otherNames are faults that a datapath shows under another name, or that another probe shows.
+var otherNames = map[string]string{
+	"ct-table-full": "netfilter-drop",
+}
+
+// TestFaultsOfDatapaths puts in every fault of the other labs, where the lab has it by default, and follows the path
+// that shows it. With FAULTS_OF only one of them.
+func TestFaultsOfDatapaths(t *testing.T) {
+	only := os.Getenv("FAULTS_OF")
+	specs := []lab.Spec{}
+	for _, d := range lab.Datapaths() {
+		if d.Name != lab.FlannelVXLAN {
+			specs = append(specs, lab.Spec{Datapath: d.Name})
+		}
+	}
+	specs = append(specs, lab.Spec{Services: lab.ServicesIPTables}, lab.Spec{Services: lab.ServicesNFTables})
+	for _, spec := range specs {
+		name := spec.Datapath + spec.Services
+		if only != "" && name != only {
+			continue
+		}
+		t.Run(name, func(t *testing.T) { faultsOf(t, spec) })
+	}
+}
+
+func faultsOf(t *testing.T, spec lab.Spec) {
+	inv := upSpec(t, spec)
+	faults, err := lab.FaultsOf(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	tw := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "FAULT\tON\tPATH\tVERDICT\tNODE\tINTERFACE\tLEG\tTIME\tRIGHT")
+	for _, f := range faults {
+		if spec.Services != "" && !slices.Contains(f.Datapaths, "services") || slices.Contains(elsewhere, f.ID) {
+			continue
+		}
+		t.Run(f.ID, func(t *testing.T) { tryOne(t, spec, inv, f, tw) })
+	}
+	_ = tw.Flush()
+	t.Logf("\n%s", &out)
+}
+
+func tryOne(t *testing.T, spec lab.Spec, inv *inventory.Inventory, f lab.Fault, tw *tabwriter.Writer) {
+	o := labOptions()
+	o.Spec = spec
+	if err := lab.Break(t.Context(), o, f.ID, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := lab.Mend(t.Context(), o, f.ID); err != nil {
+			t.Error(err)
+		}
+	}()
+	how := "icmp"
+	if strings.HasPrefix(f.To, "svc/") {
+		how = "tcp"
+	}
+	began := time.Now()
+	r, err := trace.Path(t.Context(), options(inv, f.From, f.To, how))
+	if err != nil {
+		t.Errorf("%s: %s to %s: %v", f.ID, f.From, f.To, err)
+		return
+	}
+	took := time.Since(began)
+	v := r.Verdict
+	want := f.ID
+	if o, ok := otherNames[want]; ok {
+		want = o
+	}
+	right := v.Cause == want && (v.Status == report.Broken || v.Status == report.Degraded)
+	fmt.Fprintf(tw, "%s\t%s\t%s → %s\t%s %s\t%s\t%s\t%s\t%s\t%v\n", f.ID, f.Node, f.From, f.To, v.Status, v.Cause, v.Node, v.Interface, v.Leg,
+		took.Round(time.Millisecond), right)
+	if !right {
+		t.Errorf("%s %s, want %s\n%s", v.Status, v.Cause, want, text(r))
+	}
+	if took > 3*time.Second {
+		t.Errorf("the verdict took %s", took)
+	}
+}

@@ -1,0 +1,99 @@
+package trace
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/podtrace/podtrace/pkg/inventory"
+	"github.com/podtrace/podtrace/pkg/probe"
+	"github.com/podtrace/podtrace/pkg/resolve"
+	"github.com/podtrace/podtrace/pkg/tables"
+)
+
+// Target is an endpoint of a service, and where it lives.
+type Target struct {
+	inventory.Backend
+	At resolve.Location
+}
+
+// places are where both ends live, and all that a service may send to.
+func (c *Case) places() []resolve.Location {
+	out := []resolve.Location{c.From, c.To}
+	for _, t := range c.Targets {
+		out = append(out, t.At)
+	}
+	return out
+}
+
+// aim settles protocol and port of the probe with those of the destination: a port that was named with it says
+// what to send, and the protocol says which of a service's ports is meant.
+func aim(inv *inventory.Inventory, spec probe.Spec, dst inventory.Endpoint) (probe.Spec, inventory.Endpoint, error) {
+	if dst.Kind != inventory.KindService && dst.Port == 0 {
+		return spec, dst, nil
+	}
+	if dst.Kind == inventory.KindService && !dst.IP().IsValid() {
+		return spec, dst, &Error{Msg: fmt.Sprintf("service %q has no address", dst.String()), hint: "name a pod behind it"}
+	}
+	if dst.Port == 0 && spec.Port != 0 {
+		dst.Port = spec.Port
+	}
+	proto := "TCP"
+	switch {
+	case spec.Proto == probe.UDP:
+		proto = "UDP"
+	case spec.Proto != probe.TCP && dst.ServicePort != nil:
+		proto = dst.ServicePort.Proto
+	}
+	dst = inv.ForProto(dst, proto)
+	if dst.Kind == inventory.KindService && dst.ServicePort == nil {
+		return spec, dst, &Error{
+			Msg:  fmt.Sprintf("service %q: which port is meant is not said, or it has none of %s", dst.String(), proto),
+			hint: "name one: svc/NAME:PORT, with --probe udp if it is one of UDP; its ports are " + ports(dst.Service),
+		}
+	}
+	if spec.Port != 0 && spec.Port != dst.Port {
+		return spec, dst, &Error{
+			Msg:  fmt.Sprintf("probe %s and destination %q name two ports", spec, dst.String()),
+			hint: "leave the port of one of them out",
+		}
+	}
+	if spec.Proto != probe.None {
+		spec = probe.Spec{Proto: strings.ToLower(proto), Port: dst.Port}
+	}
+	return spec, dst, nil
+}
+
+func ports(s *inventory.Service) string {
+	var out []string
+	for _, p := range s.Ports {
+		out = append(out, fmt.Sprintf("%d/%s", p.Port, p.Proto))
+	}
+	return strings.Join(out, ", ")
+}
+
+// targets finds the endpoints behind a service in the snapshot.
+func targets(snap *tables.Snapshot, inv *inventory.Inventory, e inventory.Endpoint) (out []Target, err error) {
+	if e.ServicePort == nil {
+		return nil, nil
+	}
+	for _, b := range inv.Backends(e.Service, e.ServicePort) {
+		t := Target{Backend: b}
+		var ep inventory.Endpoint
+		switch {
+		case b.Pod != nil:
+			ep, err = inv.Lookup("pod/"+b.Pod.Name, b.Pod.Namespace)
+		case b.Node != "":
+			ep, err = inv.Lookup("node/"+b.Node, "")
+		default: // an address that no object has
+			ep, err = inv.Lookup(b.IP.String(), "")
+		}
+		if err != nil {
+			return nil, err
+		}
+		if t.At, err = resolve.Locate(snap, inv, ep); err != nil {
+			return nil, err
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
