@@ -188,11 +188,11 @@ func (c *leg) nameRoute(ck *verify.Check, f *Finding) (cause, summary string) {
 		f.Interface = orWords(c.overlayName(), f.Interface)
 		return cause, fmt.Sprintf("%s: %s, and with it the route for %s", s.Node, cause, s.Target)
 	case s.Route == nil:
-		return c.routeMissing(), fmt.Sprintf("%s: no route for %s, expected %s", s.Node, s.Target, ck.Expected)
+		return c.routeMissing(s.Node), fmt.Sprintf("%s: no route for %s, expected %s", s.Node, s.Target, ck.Expected)
 	case c.byForeignRule(s):
 		return "policy-rule-hijack", fmt.Sprintf("%s: a policy rule takes %s before table main: %s (%s)", s.Node, s.Target, ck.Observed, s.Note)
 	case s.Route.Dst.Bits() == 0:
-		return c.routeMissing(), fmt.Sprintf("%s: no route for %s but the default one, %q; expected %s", s.Node, s.Target, ck.Observed, ck.Expected)
+		return c.routeMissing(s.Node), fmt.Sprintf("%s: no route for %s but the default one, %q; expected %s", s.Node, s.Target, ck.Observed, ck.Expected)
 	case s.Route.Type == tables.RouteLocal:
 		return "wrong-destination", fmt.Sprintf("%s: it takes %s for an address of its own, by %q", s.Node, s.Target, ck.Observed)
 	case ck.Owner == s.Node:
@@ -233,13 +233,47 @@ func (c *leg) mainRoute(ns *tables.Netns, s *forward.Step, not *tables.Route) *t
 }
 
 // routeMissing names the absence after the backend that should have put the route there.
-func (c *leg) routeMissing() string {
+func (c *leg) routeMissing(node string) string {
 	for _, n := range c.intent.Nodes {
 		if n.Name == c.intent.Dst.Node && n.Flannel.BackendType == "host-gw" {
 			return "direct-route-lost"
 		}
 	}
+	if c.goesDirect(node) {
+		return "direct-route-lost"
+	}
 	return "route-missing"
+}
+
+// goesDirect reports whether a node reaches the far one without its tunnel (flannel's DirectRouting), by what is left:
+// to others of its own subnet there are direct routes, or only those behind a router have FDB rows.
+func (c *leg) goesDirect(node string) bool {
+	ns := c.intent.Snapshot.Host(node)
+	if ns == nil {
+		return false
+	}
+	direct, far := false, false
+	for _, n := range c.intent.Nodes {
+		ip := n.Flannel.PublicIP
+		if n.Name == node || !ip.IsValid() {
+			continue
+		}
+		near := onLink(ns, ip)
+		row := slices.ContainsFunc(ns.FDB, func(f tables.FDB) bool { return f.Dst == ip })
+		if near && row {
+			return false
+		}
+		direct = direct || row || near && slices.ContainsFunc(ns.Routes, func(r tables.Route) bool {
+			return r.Dst.Bits() > 0 && slices.ContainsFunc(r.NextHops, func(h tables.NextHop) bool { return h.Gateway == ip })
+		})
+		far = far || near && n.Name == c.intent.Dst.Node
+	}
+	return direct && far
+}
+
+// onLink reports whether an address is in a subnet of one of the node's interfaces.
+func onLink(ns *tables.Netns, ip netip.Addr) bool {
+	return slices.ContainsFunc(ns.Addrs, func(a tables.Addr) bool { return a.Prefix.Bits() < ip.BitLen() && a.Prefix.Masked().Contains(ip) })
 }
 
 // overlayGone says why a node has lost all routes of its overlay at once: the device is gone or down.
@@ -455,7 +489,7 @@ func (c *leg) nameNoRoute(d *forward.Drop, f *Finding) (cause, summary string) {
 	case c.intent != nil && s.Target == c.intent.Dst.IP && d.Node == c.intent.Dst.Node:
 		return "pod-host-route-missing", fmt.Sprintf("%s: no route to its own pod %s", d.Node, s.Target)
 	case c.intent != nil && s.Target == c.intent.Dst.IP:
-		return c.routeMissing(), fmt.Sprintf("%s: no route for %s", d.Node, s.Target)
+		return c.routeMissing(d.Node), fmt.Sprintf("%s: no route for %s", d.Node, s.Target)
 	default:
 		f.Interface = orWords(d.Interface, c.lastInterface())
 		return "underlay-route-missing", fmt.Sprintf("%s: no route to %s, the far node's address", d.Node, s.Target)
