@@ -119,6 +119,9 @@ func (c *leg) nameNeigh(ck *verify.Check, f *Finding) (cause, summary string) {
 		}
 		return "pod-neigh-stale", fmt.Sprintf("%s: the neighbour entry for %s has %s, expected %s", where, s.Target, s.MAC, ck.Expected)
 	}
+	if s.MAC.IsZero() && c.v4Twin(s) {
+		return "v6-overlay-missing", fmt.Sprintf("%s: no usable neighbour entry for %s, expected lladdr %s; the one for IPv4 is there", where, s.Target, ck.Expected)
+	}
 	if s.MAC.IsZero() {
 		return "neigh-missing", fmt.Sprintf("%s: no usable neighbour entry for %s, expected lladdr %s", where, s.Target, ck.Expected)
 	}
@@ -127,7 +130,31 @@ func (c *leg) nameNeigh(ck *verify.Check, f *Finding) (cause, summary string) {
 		return "vtep-mac-changed", fmt.Sprintf("%s %s: the device's MAC is %s, and everybody was told %s",
 			f.Node, f.Interface, firstWord(ck.Expected), s.MAC)
 	}
+	if ck.Announced == "" && c.toldTwice(s) {
+		f.Node, f.Interface = c.farVTEP(s)
+		return "vtep-mac-changed", fmt.Sprintf("%s %s: the device's MAC is %s, and both tables of %s have %s for it",
+			f.Node, f.Interface, firstWord(ck.Expected), s.Node, s.MAC)
+	}
 	return "neigh-wrong-mac", fmt.Sprintf("%s: the neighbour entry for %s has lladdr %s, expected %s", where, s.Target, s.MAC, ck.Expected)
+}
+
+// toldTwice reports whether the FDB has the neighbour entry's MAC too, at the far node's address: then it was the
+// device's once.
+func (c *leg) toldTwice(s *forward.Step) bool {
+	ns, far := c.intent.Snapshot.ByID(s.Netns), c.intent.Snapshot.Host(c.intent.Dst.Node)
+	return ns != nil && far != nil && slices.ContainsFunc(ns.FDB, func(f tables.FDB) bool {
+		return f.Index == s.Ifindex && f.MAC == s.MAC && f.Dst.IsValid() && far.HasAddr(f.Dst)
+	})
+}
+
+// v4Twin reports whether a node has a usable neighbour entry for the far node's VTEP in IPv4, while the one of IPv6
+// is missing.
+func (c *leg) v4Twin(s *forward.Step) bool {
+	ns, far := c.intent.Snapshot.ByID(s.Netns), c.intent.Snapshot.Host(c.intent.Dst.Node)
+	return s.Target.Is6() && ns != nil && far != nil && slices.ContainsFunc(ns.Neighs, func(n tables.Neigh) bool {
+		l := ns.Link(n.Index)
+		return n.IP.Is4() && n.State.Valid() && l != nil && l.Kind == "vxlan" && far.HasAddr(n.IP)
+	})
 }
 
 // claims names another namespace than the far end's that has the address, on a device with the entry's MAC; or
@@ -283,12 +310,13 @@ func (c *leg) overlayGone(node string) string {
 	for _, n := range c.intent.Nodes {
 		announces = announces || n.Name == node && n.Flannel.BackendType == "vxlan"
 	}
+	announces = announces || verify.ReturnsBy(c.intent.Snapshot.ByID(c.intent.Dst.Host), c.intent.Src.IP) != nil
 	if ns == nil || !announces {
 		return ""
 	}
 	found := false
 	for _, l := range ns.Links {
-		if l.VXLAN == nil {
+		if l.VXLAN == nil || l.VXLAN.Local.IsValid() && c.intent.Dst.IP.IsValid() && c.otherFamily(&l) {
 			continue
 		}
 		found = true
@@ -302,11 +330,25 @@ func (c *leg) overlayGone(node string) string {
 	return "vxlan-dev-gone"
 }
 
+// otherFamily reports whether a vxlan device carries the other IP version's overlay: by its own addresses, else by
+// its tunnel's.
+func (c *leg) otherFamily(l *tables.Link) bool {
+	v6 := c.intent.Dst.IP.Is6()
+	for _, ns := range c.intent.Snapshot.Netns {
+		for _, a := range ns.Addrs {
+			if o := ns.Link(a.Index); o != nil && o.VXLAN != nil && o.Name == l.Name && !a.Prefix.Addr().IsLinkLocalUnicast() && a.Prefix.Addr().Is6() == v6 {
+				return false
+			}
+		}
+	}
+	return l.VXLAN.Local.Is6() != v6
+}
+
 // overlayName is the name of the overlay's device on any node of the path that has it.
 func (c *leg) overlayName() string {
 	for _, ns := range c.intent.Snapshot.Netns {
 		for _, l := range ns.Links {
-			if l.VXLAN != nil {
+			if l.VXLAN != nil && !c.otherFamily(&l) {
 				return l.Name
 			}
 		}
@@ -324,6 +366,8 @@ func (c *leg) namePodRoute(ck *verify.Check, f *Finding) (cause, summary string)
 	case br != nil && !br.Up:
 		f.Interface = br.Name
 		return "cni0-down", fmt.Sprintf("%s: the pods' bridge %s is down, and with it the route for %s", s.Node, br.Name, s.Target)
+	case s.Route != nil && isReject(s.Route.Type) && c.intent.Dst.Bridge == 0:
+		return "pod-host-route-missing", summary
 	case s.Route != nil && isReject(s.Route.Type):
 		return "blackhole-route", summary
 	case gatewayLeavesNode(s) && !c.byForeignRule(s):
@@ -531,6 +575,8 @@ func (c *leg) nameNoNeigh(d *forward.Drop, f *Finding) (cause, summary string) {
 	summary = fmt.Sprintf("%s %s: %s", d.Node, d.Interface, s.Note)
 	dev := c.link(s)
 	switch {
+	case dev != nil && dev.Kind == "vxlan" && c.v4Twin(s):
+		return "v6-overlay-missing", summary
 	case dev != nil && dev.Kind == "vxlan":
 		return "neigh-missing", summary
 	case c.intent != nil && c.intent.Model.IsUnderlay(s.Netns, s.Ifindex):
@@ -649,6 +695,9 @@ func (c *leg) nameNetfilter(d *forward.Drop) (cause, summary string) {
 	case c.inPod(d):
 		return "netfilter-drop", summary
 	case r.Family == netfilter.FamilyIPv6:
+		if c.isPolicy(r) && r.What != netfilter.WhatPolicy {
+			return "netpol-drop", summary
+		}
 		return "v6-fw-drop", summary
 	case r.Hook == netfilter.HookInput:
 		return "pod-to-node-input-drop", summary

@@ -2,6 +2,8 @@ package diagnose
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/tables"
@@ -77,6 +79,9 @@ func (c *leg) attachment(e verify.End) (Finding, bool) {
 	}
 	br := host.Link(veth.Master)
 	if br == nil {
+		if f, ok := c.proxied(host, veth, pod, at); ok {
+			return f, true
+		}
 		want := c.podBridge(host, e)
 		if want == nil {
 			return Finding{}, false
@@ -102,6 +107,45 @@ func (c *leg) podBits(host *tables.Netns, e verify.End) int {
 		}
 	}
 	return e.IP.BitLen()
+}
+
+// proxied looks at a pod whose gateway is on no interface: its host end answers for it by proxy ARP, which takes the
+// switch itself, forwarding, and a route by which the node would reach the gateway (arp_fwd_proxy).
+func (c *leg) proxied(host *tables.Netns, veth *tables.Link, pod *tables.Netns,
+	at func(*tables.Netns, *tables.Link, string, string, string) (Finding, bool)) (Finding, bool) {
+	gw := podGateway(pod)
+	if !gw.Is4() || host.HasAddr(gw) || slices.ContainsFunc(pod.Neighs, func(n tables.Neigh) bool { return n.IP == gw && n.State&tables.NUDPermanent != 0 }) {
+		return Finding{}, false
+	}
+	conf := func(name, dev string) string {
+		v, _ := host.Sysctl("ipv4.conf." + dev + "." + name)
+		return v
+	}
+	sysctl := func(name string) string { return "net/ipv4/conf/" + veth.Name + "/" + name }
+	switch {
+	case conf("proxy_arp", veth.Name) == "0" && conf("proxy_arp", "all") == "0":
+		return at(host, veth, "proxy-arp-off", fmt.Sprintf("it answers no ARP for %s, the pod's gateway: proxy_arp is 0", gw),
+			command(host, "sysctl -w "+sysctl("proxy_arp")+"=1"))
+	case conf("forwarding", veth.Name) == "0":
+		return at(host, veth, "ip-forward-off", fmt.Sprintf("forwarding is off (%s = 0): nothing is forwarded, and %s, the pod's gateway, is not answered for", sysctl("forwarding"), gw),
+			command(host, "sysctl -w net.ipv4.ip_forward=1")+"; then: "+keep["ip-forward-off"])
+	case !slices.ContainsFunc(host.Routes, func(r tables.Route) bool {
+		return r.Type == tables.RouteUnicast && r.Dst.Contains(gw) && !slices.ContainsFunc(r.NextHops, func(h tables.NextHop) bool { return h.Index == veth.Index })
+	}):
+		return at(host, veth, "underlay-route-missing", fmt.Sprintf("the node has no route to %s, the pod's gateway, so it does not answer for it: its default route is gone", gw), "")
+	default:
+		return Finding{}, false
+	}
+}
+
+// podGateway is the next hop of the pod's default route, invalid when it has none.
+func podGateway(pod *tables.Netns) (gw netip.Addr) {
+	for _, r := range pod.Routes {
+		if r.Table == tables.TableMain && r.Dst.Bits() == 0 && len(r.NextHops) > 0 {
+			return r.NextHops[0].Gateway
+		}
+	}
+	return netip.Addr{}
 }
 
 // gatewayAddress: the bridge must have the address that the pod's default route goes through.

@@ -2,11 +2,13 @@ package diagnose
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/kdrop"
+	"github.com/podtrace/podtrace/pkg/tables"
 	"github.com/podtrace/podtrace/pkg/verify"
 )
 
@@ -152,6 +154,45 @@ func (c *leg) sentAstray(f *Finding) bool {
 	return false
 }
 
+// otherInterface: the tunnel's far address is on another interface of the far node than the one by which that node
+// answers: its VTEP was given the wrong one.
+func (c *leg) otherInterface(f *Finding, outer *forward.Outer) bool {
+	for _, ns := range c.intent.Snapshot.Netns {
+		for _, a := range ns.Addrs {
+			if ns.Name != tables.HostName || a.Prefix.Addr() != outer.Dst {
+				continue
+			}
+			back := bestRoute(ns, outer.Src)
+			for _, l := range ns.Links {
+				if back == nil || back.NextHops[0].Index == a.Index || l.VXLAN == nil || l.VXLAN.Local != outer.Dst {
+					continue
+				}
+				on, by := ns.Link(a.Index), ns.Link(back.NextHops[0].Index)
+				if on == nil || by == nil {
+					continue
+				}
+				f.Cause, f.Node, f.Interface = "wrong-iface", ns.Node, l.Name
+				f.Summary = fmt.Sprintf("%s %s sends from %s, an address of %s, and %s is reached by %s", ns.Node, l.Name, outer.Dst, on.Name, outer.Src, by.Name)
+				f.Evidence = append(f.Evidence, "link entry: "+ns.FormatLink(l), "route entry: "+ns.FormatRoute(*back))
+				f.Remedy = keep["wrong-iface"]
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// bestRoute is the longest prefix of table main for an address.
+func bestRoute(ns *tables.Netns, ip netip.Addr) (best *tables.Route) {
+	for i := range ns.Routes {
+		r := &ns.Routes[i]
+		if r.Table == tables.TableMain && len(r.NextHops) > 0 && r.Dst.Contains(ip) && (best == nil || r.Dst.Bits() > best.Dst.Bits()) {
+			best = r
+		}
+	}
+	return best
+}
+
 func (w *Witness) contrast(name string) *Contrast {
 	i := slices.IndexFunc(w.Contrast, func(c Contrast) bool { return c.Name == name })
 	if i < 0 {
@@ -160,9 +201,9 @@ func (w *Witness) contrast(name string) *Contrast {
 	return &w.Contrast[i]
 }
 
-func passes(c *Contrast) bool { return c != nil && c.Sent > 0 && c.Seen == c.Sent }
+func passes(c *Contrast) bool { return c != nil && c.Sent > 0 && (c.Seen == c.Sent || c.Answered > 0) }
 
-func fails(c *Contrast) bool { return c != nil && c.Sent > 0 && c.Seen == 0 }
+func fails(c *Contrast) bool { return c != nil && c.Sent > 0 && c.Seen == 0 && c.Answered == 0 }
 
 // byContrast names what lies between two nodes by what passes there and what does not.
 func (c *leg) byContrast(f *Finding, last, next *verify.Hop) {
@@ -186,6 +227,7 @@ func (c *leg) byContrast(f *Finding, last, next *verify.Hop) {
 		f.Summary = fmt.Sprintf("%s: the network drops packets from %s; those from the node's own address pass", where, last.Frame.Src)
 		f.Remedy = "turn off the source/destination check of the instances, allow the pods' addresses (allowed-address-pairs), or use an overlay"
 	case fails(ping) && c.sentAstray(f):
+	case fails(ping) && outer != nil && c.otherInterface(f, outer):
 	case fails(ping) && fails(udp):
 		f.Cause = "underlay-down"
 		f.Summary = fmt.Sprintf("%s: nothing passes from node to node, whatever the protocol", where)

@@ -228,7 +228,7 @@ func (w *walk) socketStep(h *host, o *packet, note string) Step {
 		if l.VXLAN == nil {
 			continue
 		}
-		if s.Ifindex == 0 || l.VXLAN.VNI == o.vni {
+		if s.Ifindex == 0 || l.VXLAN.VNI == o.vni && sameFamily(l.VXLAN, o.Dst) {
 			s.Ifindex, s.Entry = l.Index, h.FormatLink(*l)
 		}
 	}

@@ -112,7 +112,7 @@ func (s *session) try(ctx context.Context, st stretch, name string, spec probe.S
 	defer pr.Close() //nolint:errcheck // its sockets are done with
 	f := pr.Flow()
 	out.What = fmt.Sprintf("%s %s to %s %s, %s", st.from.Node, f.Src, st.to.Node, f.Dst, spec)
-	flow := capture.Flow{Proto: f.Proto, A: []netip.Addr{f.Src}, B: []netip.Addr{f.Dst}, APort: f.SrcPort, BPort: f.DstPort}
+	flow := capture.Flow{Proto: f.Proto, A: []netip.Addr{f.Src}, B: []netip.Addr{f.Dst}, APort: f.SrcPort, BPort: f.DstPort, Marker: f.Marker}
 	filter, err := capture.Filter(flow, nil, capture.FilterOptions{})
 	if err != nil {
 		return

@@ -137,6 +137,7 @@ func Judge(c *Case) *report.Report {
 		Path: path, Intent: in.Intent, Wire: in.Wire, Sent: c.Sent, Incomplete: incomplete(c), Witness: witness,
 		Data: data(c, p, &path),
 	})
+	fs, v = withOther(c, fs, v)
 	return assemble(c, p, in.Intent.Dst, path, fs, v)
 }
 

@@ -180,7 +180,7 @@ func (in *Intent) gatewayCheck(ns *tables.Netns, s *forward.Step) (Check, bool) 
 		return Check{}, false
 	}
 	gw := s.Via
-	if !gw.IsValid() && !l.Loopback || gw.IsLinkLocalUnicast() || !l.Loopback && !servesSubnet(host, in.Src.Bridge, ns, l.Index) {
+	if !gw.IsValid() && !l.Loopback || gw.IsLinkLocalUnicast() || !l.Loopback && !servesSubnet(host, in.Src.Bridge, ns, l.Index, s.Target.Is6()) {
 		return Check{}, false // where the node has no address of the pod's subnet, that is what is wrong
 	}
 	st, found, _ := in.Model.WhoHas(s.Netns, s.Ifindex, gw)
@@ -192,9 +192,10 @@ func (in *Intent) gatewayCheck(ns *tables.Netns, s *forward.Step) (Check, bool) 
 }
 
 // servesSubnet reports whether the pods' bridge has an address in the subnet of a pod's interface.
-func servesSubnet(host *tables.Netns, bridge tables.Ifindex, pod *tables.Netns, dev tables.Ifindex) bool {
+func servesSubnet(host *tables.Netns, bridge tables.Ifindex, pod *tables.Netns, dev tables.Ifindex, v6 bool) bool {
 	return bridge != 0 && slices.ContainsFunc(pod.Addrs, func(a tables.Addr) bool {
-		return a.Index == dev && slices.ContainsFunc(host.Addrs, func(h tables.Addr) bool {
+		ip := a.Prefix.Addr()
+		return a.Index == dev && ip.Is6() == v6 && !ip.IsLinkLocalUnicast() && slices.ContainsFunc(host.Addrs, func(h tables.Addr) bool {
 			return h.Index == bridge && a.Prefix.Masked().Contains(h.Prefix.Addr())
 		})
 	})
@@ -260,8 +261,35 @@ func (in *Intent) wayTo(from *tables.Netns) string {
 	case "host-gw":
 		return fmt.Sprintf("via %s, the address of %s", orNone(addrString(n.Flannel.PublicIP), "?"), n.Name)
 	default:
-		return ""
+		return in.byReturn(far)
 	}
+}
+
+// byReturn is the way that the far node's own routes show: it reaches the near pod by a VXLAN device, so the near
+// node should reach its pods by its.
+func (in *Intent) byReturn(far *tables.Netns) string {
+	if l := ReturnsBy(far, in.Src.IP); l != nil {
+		return fmt.Sprintf("via %s dev %s, the VTEP of %s", orNone(vtepAddr(far, uint32(l.VXLAN.VNI), in.Dst.IP.Is6()), "?"), l.Name, far.Node)
+	}
+	return ""
+}
+
+// ReturnsBy is the vxlan device by which a node reaches an address, nil when it is another device.
+func ReturnsBy(far *tables.Netns, ip netip.Addr) *tables.Link {
+	if far == nil || !ip.IsValid() {
+		return nil
+	}
+	var best *tables.Link
+	bits := 0
+	for _, r := range far.Routes {
+		if r.Type != tables.RouteUnicast || r.Table != tables.TableMain || r.Dst.Bits() <= bits || !r.Dst.Contains(ip) || len(r.NextHops) == 0 {
+			continue
+		}
+		if best, bits = far.Link(r.NextHops[0].Index), r.Dst.Bits(); best != nil && best.VXLAN == nil {
+			best = nil
+		}
+	}
+	return best
 }
 
 func vxlanOf(ns *tables.Netns, vni uint32) *tables.Link {
@@ -325,8 +353,14 @@ func (in *Intent) vtepNeighCheck(c Check, s *forward.Step) (Check, bool) {
 	}
 	far := in.Snapshot.Host(node)
 	n := in.node(node)
-	if n != nil && !n.Flannel.VtepMAC.IsZero() && s.Target.Is4() {
-		c.Announced = n.Flannel.VtepMAC.String()
+	if n != nil {
+		told := n.Flannel.VtepMAC
+		if s.Target.Is6() {
+			told = n.Flannel.VtepV6MAC
+		}
+		if !told.IsZero() {
+			c.Announced = told.String()
+		}
 	}
 	dev := deviceOf(far, s.Target)
 	if dev == nil {
