@@ -30,9 +30,10 @@ type Flow struct {
 }
 
 // Encap is an encapsulation that the point carries: Ethernet behind a UDP header and eight bytes, as
-// VXLAN has it (RFC 7348 section 5).
+// VXLAN has it (RFC 7348 section 5), or a bare IP packet right behind the UDP header.
 type Encap struct {
 	UDPPort uint16 // destination port, host byte order, as the device has it
+	IP      bool   // a bare IP packet
 }
 
 // FilterOptions says how frames of the point look.
@@ -66,17 +67,19 @@ func Filter(flow Flow, encap []Encap, opts FilterOptions) ([]bpf.RawInstruction,
 	}
 	w.emit(bpf.LoadConstant{Dst: bpf.RegX, Val: 0})
 
-	inner, v4, v6 := w.newLabel(), w.newLabel(), w.newLabel()
+	inner, innerIP, v4, v6 := w.newLabel(), w.newLabel(), w.newLabel(), w.newLabel()
 	if opts.NoLink {
 		w.version(v4, v6)
 	} else {
 		w.link(v4, v6)
 	}
-	w.ip(v4, v6, level{encap: encap, inner: inner, errors: true})
+	w.ip(v4, v6, level{encap: encap, inner: inner, innerIP: innerIP, errors: true})
 	if len(encap) > 0 {
 		in4, in6 := w.newLabel(), w.newLabel()
 		w.place(inner)
 		w.link(in4, in6)
+		w.place(innerIP)
+		w.version(in4, in6)
 		w.ip(in4, in6, level{errors: true})
 	}
 	w.place(w.accept)
@@ -211,9 +214,11 @@ func (w *filterWriter) version(v4, v6 label) {
 
 // level is what a block for one IP header has to look for beside the flow itself.
 type level struct {
-	encap  []Encap // UDP ports behind which to look at the inner frame
-	inner  label   // where to go with X at the inner frame; used if encap is not empty
-	errors bool    // look into ICMP errors; false for a header that is quoted itself
+	encap []Encap // UDP ports behind which to look at the inner frame
+	// where to go with X at the inner frame, or at the inner packet of an Encap.IP; used if encap is not empty
+	inner, innerIP label
+
+	errors bool // look into ICMP errors; false for a header that is quoted itself
 
 	only4, only6 bool // write the block of one IP version alone
 }

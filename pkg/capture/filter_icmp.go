@@ -76,6 +76,6 @@ func (w *filterWriter) echo() {
 // quoted encapsulation is accepted by its port, for the quote need not hold the inner headers.
 func (w *filterWriter) quoted(l level, types icmpTypes) {
 	w.advance(icmpHeader)
-	quote := level{encap: l.encap, inner: w.accept, only4: !types.v6, only6: types.v6}
+	quote := level{encap: l.encap, inner: w.accept, innerIP: w.accept, only4: !types.v6, only6: types.v6}
 	w.ip(w.newLabel(), w.newLabel(), quote) // nothing jumps there: the one block that is written follows
 }

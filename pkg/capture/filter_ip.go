@@ -202,15 +202,22 @@ func (w *filterWriter) transport(l level) {
 
 // encapsulated goes to the inner frame if the UDP header at X is that of an encapsulation, else on.
 func (w *filterWriter) encapsulated(l level) {
-	behind, not := w.newLabel(), w.newLabel()
+	behind, behindIP, not := w.newLabel(), w.newLabel(), w.newLabel()
 	w.load(2, 2) // destination port
 	for _, e := range l.encap {
-		w.jumpEq(uint32(e.UDPPort), behind)
+		if e.IP {
+			w.jumpEq(uint32(e.UDPPort), behindIP)
+		} else {
+			w.jumpEq(uint32(e.UDPPort), behind)
+		}
 	}
 	w.jump(not)
 	w.place(behind)
 	w.advance(udpHeader + vxlanHeader)
 	w.jump(l.inner)
+	w.place(behindIP)
+	w.advance(udpHeader)
+	w.jump(l.innerIP)
 	w.place(not)
 }
 

@@ -19,7 +19,9 @@ type Frame struct {
 	Outer    Headers      // the first Ethernet frame's
 	VXLAN    vxlan.Header // valid with HasVXLAN
 	HasVXLAN bool
-	Inner    Headers // the frame's behind the VXLAN header, valid with HasVXLAN
+	// HasIPUDP: an IP packet stands right behind the UDP header, as flannel's proxy in user space sends it
+	HasIPUDP bool
+	Inner    Headers // the frame's behind the VXLAN or UDP header, valid with HasVXLAN or HasIPUDP
 
 	// Quoted holds the headers of the packet that the innermost ICMP or ICMPv6 error quotes. Its
 	// Ethernet part is empty, and as little as 8 bytes of its layer 4 header are there (RFC 792).
@@ -40,9 +42,9 @@ type Frame struct {
 	PayloadOff, PayloadEnd int
 }
 
-// Flow gives the headers of the traffic itself: the inner ones of a VXLAN frame, else the outer ones.
+// Flow gives the headers of the traffic itself: the inner ones of an encapsulated packet, else the outer ones.
 func (f *Frame) Flow() *Headers {
-	if f.HasVXLAN {
+	if f.HasVXLAN || f.HasIPUDP {
 		return &f.Inner
 	}
 	return &f.Outer
@@ -65,6 +67,8 @@ func (f *Frame) QuotedFlow() *Headers {
 type Decoder struct {
 	// VXLANPorts are the UDP destination ports of the VXLAN devices on the path, in host byte order.
 	VXLANPorts []uint16
+	// IPUDPPorts are the UDP destination ports behind whose header an IP packet begins.
+	IPUDPPorts []uint16
 }
 
 // Decode reads an Ethernet frame into f and resets every field of f first. wireLen is the length in
@@ -72,7 +76,7 @@ type Decoder struct {
 // len(data). f keeps no reference to data.
 func (d *Decoder) Decode(data []byte, wireLen int, f *Frame) {
 	*f = Frame{}
-	w := walker{data: data, f: f, ports: d.VXLANPorts, end: max(wireLen, len(data))}
+	w := walker{data: data, f: f, ports: d.VXLANPorts, ipPorts: d.IPUDPPorts, end: max(wireLen, len(data))}
 	w.ethernet(&f.Outer, 0)
 }
 
@@ -80,7 +84,7 @@ func (d *Decoder) Decode(data []byte, wireLen int, f *Frame) {
 // or an IPv6 header, as its first four bits say.
 func (d *Decoder) DecodeIP(data []byte, wireLen int, f *Frame) {
 	*f = Frame{}
-	w := walker{data: data, f: f, ports: d.VXLANPorts, end: max(wireLen, len(data))}
+	w := walker{data: data, f: f, ports: d.VXLANPorts, ipPorts: d.IPUDPPorts, end: max(wireLen, len(data))}
 	w.ip(&f.Outer, 0)
 }
 
@@ -99,6 +103,8 @@ type walker struct {
 	data  []byte
 	f     *Frame
 	ports []uint16
+	// ipPorts are Decoder.IPUDPPorts
+	ipPorts []uint16
 	// end is the first byte after the enclosing layer by the length fields so far, at most the wire
 	// length. It may lie behind the captured data.
 	end int
@@ -143,6 +149,28 @@ func (w *walker) payload(off, end int) {
 // VXLAN header deep, what is nested deeper is payload.
 func (w *walker) isVXLAN(port uint16) bool {
 	return (w.level == levelOuter || w.level == levelQuoted) && slices.Contains(w.ports, port)
+}
+
+// isIPUDP is isVXLAN for IP packets right behind the UDP header.
+func (w *walker) isIPUDP(port uint16) bool {
+	return (w.level == levelOuter || w.level == levelQuoted) && slices.Contains(w.ipPorts, port)
+}
+
+// ipUDP reads the IP packet at off. Other payloads of the same port are left as they are.
+func (w *walker) ipUDP(off int) {
+	if off >= min(w.end, len(w.data)) || w.data[off]>>4 != 4 && w.data[off]>>4 != 6 {
+		return
+	}
+	if w.level == levelQuoted {
+		w.level = levelQuotedInner
+		w.ip(&w.f.QuotedInner, off)
+		w.f.HasQuotedInner = w.f.QuotedInner.HasIP
+		return
+	}
+	w.level = levelInner
+	w.f.HasIPUDP = true
+	w.f.PayloadOff, w.f.PayloadEnd = 0, 0
+	w.ip(&w.f.Inner, off)
 }
 
 // vxlan reads the VXLAN header at off and the frame behind it.

@@ -82,6 +82,8 @@ func (w *walker) udp(h *Headers, off, ipEnd int) {
 	w.payload(off+l4MinLen, off+n)
 	if w.isVXLAN(h.DstPort) {
 		w.vxlan(off + l4MinLen)
+	} else if w.isIPUDP(h.DstPort) {
+		w.ipUDP(off + l4MinLen)
 	}
 }
 

@@ -233,7 +233,7 @@ func (c *leg) neighAccused(hop int) bool {
 		if len(h.Sightings) > 0 && ns != nil {
 			l, f := ns.Link(h.Ifindex), &h.Sightings[0].Frame
 			seen := f.Flow().EthDst
-			if f.HasVXLAN {
+			if f.HasVXLAN || f.HasIPUDP {
 				seen = f.Outer.EthDst
 			}
 			return l != nil && l.MAC != seen

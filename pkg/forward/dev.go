@@ -47,6 +47,8 @@ func (w *walk) carry(h *host, l *tables.Link, p *packet) {
 		w.vxlanXmit(h, l, p)
 	case isUpper(l.Kind):
 		w.upperXmit(h, l, p)
+	case l.Kind == "tun" && p.NoEth:
+		w.tunXmit(h, l, p)
 	case l.Kind == "ifb", l.Kind == "dummy":
 		w.drop(ReasonNoPeer, h, l, h.linkStep(l, fmt.Sprintf("a %s device leads nowhere", l.Kind)))
 	default:

@@ -98,10 +98,11 @@ type Frame struct {
 	Outer *Outer
 }
 
-// Outer is a VXLAN encapsulation (RFC 7348 section 5).
+// Outer is a VXLAN encapsulation (RFC 7348 section 5), or UDP around a bare IP packet.
 type Outer struct {
 	Headers
-	VNI tables.VNI
+	VNI  tables.VNI
+	Bare bool // the IP packet stands right behind the UDP header: a proxy in user space sent it
 }
 
 // Hop is one passage of an interface, in the order of travel.
@@ -140,7 +141,8 @@ const (
 	StepSysctl    StepKind = "sysctl"
 	StepNetfilter StepKind = "netfilter"
 	StepUnderlay  StepKind = "underlay"
-	StepHook      StepKind = "hook" // XDP, tc, tcx
+	StepHook      StepKind = "hook"  // XDP, tc, tcx
+	StepProxy     StepKind = "proxy" // a process between a TUN device and a UDP socket
 )
 
 // Step is one decision with the entry that made it.
@@ -258,4 +260,15 @@ type Options struct {
 	// Underlay maps an address that is on no interface (the public side of a NAT, a node's
 	// public-ip) to the host namespace that it leads to.
 	Underlay map[netip.Addr]netns.ID
+	// ProxyPort is the UDP port of the nodes' proxies in user space that carry what goes into a TUN device, where
+	// the process itself is not in the snapshot; 0: there are none.
+	ProxyPort uint16
+	// Leases say to which node's address a proxy sends: the ranges that the nodes announced.
+	Leases []Lease
+}
+
+// Lease is the range of a node's pods and the address that the node announced.
+type Lease struct {
+	Range netip.Prefix
+	Node  netip.Addr
 }

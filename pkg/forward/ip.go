@@ -489,7 +489,11 @@ func (w *walk) localIn(h *host, p *packet) {
 // toSocket hands the packet to its protocol. Only the VXLAN sockets of the kernel are in the tables; for
 // any other the packet counts as delivered, whether somebody listens is the wire's to say.
 func (w *walk) toSocket(h *host, p *packet) {
-	if p.inner != nil && p.Proto == ProtoUDP {
+	switch {
+	case p.inner != nil && p.bare:
+		w.proxyReceive(h, p)
+		return
+	case p.inner != nil && p.Proto == ProtoUDP:
 		w.vxlanReceive(h, p)
 		return
 	}

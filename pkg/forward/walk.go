@@ -25,6 +25,7 @@ type packet struct {
 	inner  *packet
 	vni    tables.VNI
 	gbp    bool
+	bare   bool // inner stands right behind the UDP header
 	mark   uint32
 	length int // bytes of the IP packet
 	conn   netfilter.Conn
@@ -51,7 +52,7 @@ func (p *packet) frame() Frame {
 	if p.inner == nil {
 		return Frame{Headers: p.Headers}
 	}
-	return Frame{Headers: p.inner.Headers, Outer: &Outer{Headers: p.Headers, VNI: p.vni}}
+	return Frame{Headers: p.inner.Headers, Outer: &Outer{Headers: p.Headers, VNI: p.vni, Bare: p.bare}}
 }
 
 // worldState is what one packet leaves behind for the next: connections, and addresses that bridges

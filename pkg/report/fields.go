@@ -39,10 +39,10 @@ func (p *printer) outer(o, above, want *Outer, d detail) []row {
 		above = &Outer{}
 	}
 	if want == nil {
-		want = &Outer{VNI: o.VNI}
+		want = &Outer{Kind: o.Kind, VNI: o.VNI}
 	}
 	c := make([]cell, columns)
-	c[colIface] = text(p.branch+" ").add("vxlan "+strconv.FormatUint(uint64(o.VNI), 10), changed(o.VNI == want.VNI, o == above))
+	c[colIface] = text(p.branch+" ").add(o.name(), changed(o.name() == want.name(), o == above))
 	c[colEth] = p.full(o.EthSrc, o.EthDst, above.EthSrc, above.EthDst, want.EthSrc, want.EthDst)
 	// The source port is a hash of the inner flow (RFC 7348 section 5): noise to the reader.
 	ip := p.full(o.IPSrc, addrPort(o.IPDst, o.DstPort), above.IPSrc, addrPort(above.IPDst, above.DstPort),
@@ -53,6 +53,14 @@ func (p *printer) outer(o, above, want *Outer, d detail) []row {
 		return []row{{cells: c}}
 	}
 	return []row{{cells: c}, {cells: below(colEth, ip)}}
+}
+
+// name is the encapsulation with its network's number.
+func (o *Outer) name() string {
+	if o.Kind != "" {
+		return o.Kind
+	}
+	return "vxlan " + strconv.FormatUint(uint64(o.VNI), 10)
 }
 
 func below(col int, c cell) []cell {

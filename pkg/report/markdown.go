@@ -77,7 +77,11 @@ func markdownHeaders(h *Hop) []string {
 	cells[1] = addrPort(f.IPSrc, f.SrcPort) + " → " + addrPort(f.IPDst, f.DstPort)
 	cells[2] = hopLimit(f.TTL)
 	if o := f.Outer; o != nil {
-		cells[3] = fmt.Sprintf("vni %d, %s → %s", o.VNI, o.IPSrc, addrPort(o.IPDst, o.DstPort))
+		name := fmt.Sprintf("vni %d", o.VNI)
+		if o.Kind != "" {
+			name = o.Kind
+		}
+		cells[3] = fmt.Sprintf("%s, %s → %s", name, o.IPSrc, addrPort(o.IPDst, o.DstPort))
 	}
 	for i, c := range cells {
 		if h.Observed == nil && c != "" {

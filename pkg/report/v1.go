@@ -124,6 +124,7 @@ type Headers struct {
 // Outer are the headers around a VXLAN frame. SrcPort 0 in what is expected: any (it is a hash of the
 // inner flow, RFC 7348 section 5).
 type Outer struct {
+	Kind    string `json:"kind,omitempty"` // "udp": a bare IP packet in UDP; "" is VXLAN
 	EthSrc  string `json:"ethSrc,omitempty"`
 	EthDst  string `json:"ethDst,omitempty"`
 	IPSrc   string `json:"ipSrc,omitempty"`

@@ -120,6 +120,7 @@ func (r *reader) parts(ctx context.Context, all []Source) []part {
 		{"tc filters", func() error { return r.readFilters(ctx) }},
 		{"proc", func() error { return r.src.Netns.Do(r.proc) }},
 		{"bpf programs", func() error { return r.src.Netns.Do(r.programs) }},
+		{"tun proxies", r.proxies},
 		{"netfilter", func() error { return r.netfilter(ctx) }},
 	}
 }

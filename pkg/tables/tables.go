@@ -59,12 +59,23 @@ type Netns struct {
 	// "ipv4.ip_forward", "ipv4.conf.cni0.forwarding". Device names keep their dots.
 	Sysctls map[string]string `json:"sysctls,omitempty"`
 
+	// Proxies are the processes that carry packets between a TUN device and a UDP socket of this namespace.
+	Proxies []Proxy `json:"proxies,omitempty"`
+
 	Netfilter *netfilter.Ruleset `json:"netfilter,omitempty"` // nil: not read
 	// SNMP holds the protocol counters of /proc/net/snmp, snmp6 and netstat, "Udp.InCsumErrors".
 	SNMP map[string]uint64 `json:"snmp,omitempty"`
 
 	// Incomplete names what could not be read whole, and why ("routes: dump interrupted").
 	Incomplete []string `json:"incomplete,omitempty"`
+}
+
+// Proxy is a process that has a TUN device open, and a UDP socket in the device's namespace.
+type Proxy struct {
+	Index   Ifindex        `json:"ifindex"` // of the TUN device
+	PID     int            `json:"pid,omitempty"`
+	Process string         `json:"process,omitempty"` // its name, as /proc/PID/comm has it
+	Local   netip.AddrPort `json:"local"`             // of the socket, host byte order; the address is unspecified where it is bound to none
 }
 
 // HostName is the Netns.Name of a node's own network namespace.

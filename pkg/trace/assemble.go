@@ -154,7 +154,7 @@ func expectedHeaders(f *forward.Frame) *report.Headers {
 	if f.Outer == nil {
 		return out
 	}
-	o := &report.Outer{VNI: uint32(f.Outer.VNI), TTL: f.Outer.TTL, DstPort: f.Outer.DstPort}
+	o := &report.Outer{Kind: outerKind(f.Outer.Bare), VNI: uint32(f.Outer.VNI), TTL: f.Outer.TTL, DstPort: f.Outer.DstPort}
 	if f.Outer.Any&forward.FieldTTL != 0 {
 		o.TTL = 0
 	}
@@ -187,6 +187,13 @@ func expectedIPs(h *forward.Headers) (src, dst string) {
 	return src, dst
 }
 
+func outerKind(bare bool) string {
+	if bare {
+		return "udp"
+	}
+	return ""
+}
+
 func expectedPorts(h *forward.Headers) (src, dst uint16) {
 	if h.Any&forward.FieldSrcPort == 0 {
 		src = h.SrcPort
@@ -201,10 +208,10 @@ func observedHeaders(f *decode.Frame) *report.Headers {
 	h := f.Flow()
 	out := &report.Headers{Proto: protoName(h.Proto), TTL: h.TTL, SrcPort: h.SrcPort, DstPort: h.DstPort}
 	out.EthSrc, out.EthDst, out.IPSrc, out.IPDst = observedAddrs(h)
-	if !f.HasVXLAN {
+	if !f.HasVXLAN && !f.HasIPUDP {
 		return out
 	}
-	o := &report.Outer{VNI: f.VXLAN.VNI, TTL: f.Outer.TTL, SrcPort: f.Outer.SrcPort, DstPort: f.Outer.DstPort}
+	o := &report.Outer{Kind: outerKind(f.HasIPUDP), VNI: f.VXLAN.VNI, TTL: f.Outer.TTL, SrcPort: f.Outer.SrcPort, DstPort: f.Outer.DstPort}
 	o.EthSrc, o.EthDst, o.IPSrc, o.IPDst = observedAddrs(&f.Outer)
 	out.Outer = o
 	return out

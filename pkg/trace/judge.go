@@ -94,7 +94,8 @@ type plan struct {
 // newPlan plays the request, and the reply to it. Where the request does not arrive, the reply is played
 // from where it should have: its tables are part of the path too.
 func newPlan(c *Case) plan {
-	p := plan{model: forward.New(c.Snapshot, forward.Options{Underlay: underlay(c)})}
+	port, leases := proxies(c.Inventory)
+	p := plan{model: forward.New(c.Snapshot, forward.Options{Underlay: underlay(c), ProxyPort: port, Leases: leases})}
 	p.request = p.model.Trace(c.From.PodNetns, c.Flow)
 	p.answers = make([][]forward.Leg, len(p.request))
 	all := intent(c, p.model)
@@ -108,6 +109,36 @@ func newPlan(c *Case) plan {
 		p.reply = p.model.Trace(c.To.PodNetns, forward.ReplyFlow(c.Flow))
 	}
 	return p
+}
+
+// proxyPort is the UDP port of flannel's backend "udp" where net-conf.json names none (flannel's
+// Documentation/backends.md).
+const proxyPort = 8285
+
+// proxies are the nodes whose packets a process carries, by what they announced; port is 0 where there is none.
+func proxies(inv *inventory.Inventory) (port uint16, leases []forward.Lease) {
+	for _, n := range inv.Nodes {
+		if n.Flannel.BackendType != "udp" {
+			continue
+		}
+		port = proxyPort
+		for _, r := range n.PodCIDRs {
+			leases = append(leases, forward.Lease{Range: r, Node: n.Flannel.PublicIP})
+		}
+	}
+	return port, leases
+}
+
+// proxyPorts are the UDP ports on which processes carry bare IP packets, on either leg.
+func (p plan) proxyPorts() (out []uint16) {
+	for _, l := range slices.Concat(p.request, p.reply) {
+		for _, h := range l.Hops {
+			if o := h.Frame.Outer; o != nil && o.Bare && !slices.Contains(out, o.DstPort) {
+				out = append(out, o.DstPort)
+			}
+		}
+	}
+	return out
 }
 
 // underlay maps the addresses that nodes announced and do not have on an interface.
@@ -218,7 +249,7 @@ func wire(c *Case, p plan) *verify.Wire {
 const payloadHashed = 64
 
 func sightings(c *Case, p plan) []correlate.Sighting {
-	encap := decode.Decoder{VXLANPorts: vxlanPorts(c.Snapshot)}
+	encap := decode.Decoder{VXLANPorts: vxlanPorts(c.Snapshot), IPUDPPorts: p.proxyPorts()}
 	var plain decode.Decoder
 	under := make(map[int]bool)
 	for _, pt := range c.Observed.Points {

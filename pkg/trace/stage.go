@@ -319,6 +319,9 @@ func (st *stage) taps(p plan, pts []Point) ([]capture.Point, error) {
 	for _, port := range vxlanPorts(c.Snapshot) {
 		encap = append(encap, capture.Encap{UDPPort: port})
 	}
+	for _, port := range p.proxyPorts() {
+		encap = append(encap, capture.Encap{UDPPort: port, IP: true})
+	}
 	out := make([]capture.Point, len(pts))
 	var g errgroup.Group
 	for i, pt := range pts {

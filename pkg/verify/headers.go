@@ -53,7 +53,9 @@ func (h *Hop) stepFor(name string) *forward.Step {
 
 func (h *Hop) fields(shift int) []field {
 	e := h.Frame
-	fs := []field{{"encapsulation", encapName(e.Outer != nil), func(f *decode.Frame) string { return encapName(f.HasVXLAN) }}}
+	fs := []field{{"encapsulation", encapName(e.Outer != nil, e.Outer != nil && e.Outer.Bare), func(f *decode.Frame) string {
+		return encapName(f.HasVXLAN || f.HasIPUDP, f.HasIPUDP)
+	}}}
 	inner := func(f *decode.Frame) *decode.Headers { return f.Flow() }
 	fs = append(fs, headerFields("", &e.Headers, inner, shift)...)
 	if e.Outer == nil {
@@ -61,16 +63,23 @@ func (h *Hop) fields(shift int) []field {
 	}
 	outer := func(f *decode.Frame) *decode.Headers { return &f.Outer }
 	fs = append(fs, headerFields("outer.", &e.Outer.Headers, outer, 0)...)
+	if e.Outer.Bare {
+		return fs
+	}
 	return append(fs, field{"vni", strconv.Itoa(int(e.Outer.VNI)), func(f *decode.Frame) string {
 		return strconv.Itoa(int(f.VXLAN.VNI))
 	}})
 }
 
-func encapName(vxlan bool) string {
-	if vxlan {
+func encapName(encapsulated, bare bool) string {
+	switch {
+	case bare:
+		return "ip in udp"
+	case encapsulated:
 		return "vxlan"
+	default:
+		return "none"
 	}
-	return "none"
 }
 
 // headerFields lists one frame's fields; what the tables leave open has no expectation.
