@@ -66,6 +66,7 @@ bench-offline: ## flows of large capture files: speed and memory against tcpdump
 .PHONY: chaos
 chaos: ## the model against the kernel with new random cases (CHAOS times)
 	$(GO) test ./pkg/forward -run AgainstKernel -v -seed=0 -pathseed=0 -count=$(CHAOS) -timeout 60m
+	NETFILTER_SEED=0 CHAOS=$(CHAOS) $(GO) test ./pkg/netfilter -run TestAgainstKernel -v -count=1 -timeout 60m
 
 .PHONY: cover
 cover: ## test coverage, as cover.out and a summary

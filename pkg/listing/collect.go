@@ -109,6 +109,7 @@ type facts struct {
 
 	tables []netfilter.Table
 	conns  []netfilter.Entry
+	ipsets []netfilter.IPSet
 	nfSeen []string // which backends were listed whole
 
 	covers []coverage

@@ -134,6 +134,7 @@ func (b *builder) rulesets() {
 	saved := make(map[string]bool)
 	key := func(t *netfilter.Table) string { return t.Backend + " " + t.Family.String() + " " + t.Name }
 	any, conns := false, false
+	var sets []netfilter.IPSet
 	for _, nft := range []bool{false, true} {
 		for _, f := range b.facts {
 			if (f.Kind == kindNFT) != nft {
@@ -148,6 +149,7 @@ func (b *builder) rulesets() {
 			}
 			conns = conns || f.Kind == kindConntrack
 			rs.Conns = append(rs.Conns, f.conns...)
+			sets = append(sets, f.ipsets...)
 		}
 	}
 	if !any && !conns {
@@ -159,6 +161,9 @@ func (b *builder) rulesets() {
 	}
 	if !conns {
 		b.lacks(tabConns, "", notListed)
+	}
+	if missing := joinSets(rs, sets); len(missing) > 0 {
+		b.lacks(tabNetfilter+" ipset", "", "rules ask for sets that are not listed: "+strings.Join(missing[:min(len(missing), 8)], ", "))
 	}
 	b.ns.Netfilter = rs
 	b.netfilterParts()

@@ -151,7 +151,7 @@ func TestDocumentOneValueChanged(t *testing.T) {
 		{"bridge port", add("[root@k8s-node02 ~]# bridge link\n41: veth7c1d0a2f@eno1: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1450 master cni0 state blocking priority 32 cost 2 \n"), "bridge-port-blocked", "k8s-node02", "veth7c1d0a2f", "request"},
 		{"bridge", replace("beyond-node2.txt", " master cni0", ""), "veth-no-master", "k8s-node02", "veth7c1d0a2f", "request"},
 		{"pod's neighbour", add("[root@k8s-node02 ~]# ip neigh show dev cni0\n10.244.2.40 lladdr 02:de:ad:00:00:01 PERMANENT\n"), "pod-neigh-stale", "k8s-node02", "cni0", "request"},
-		{"a rule", add("[root@k8s-node01 ~]# iptables-save\n*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -d 10.244.2.0/24 -j DROP\nCOMMIT\n"), "netpol-drop", "k8s-node01", "", "request"},
+		{"a rule", add("[root@k8s-node01 ~]# iptables-save\n*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -d 10.244.2.0/24 -j DROP\nCOMMIT\n"), "netfilter-drop", "k8s-node01", "", "request"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			files := docFiles(t)

@@ -52,7 +52,7 @@ func (p *iptablesSave) line(l line) bool {
 		if m == nil || p.table == nil {
 			return false
 		}
-		p.chain(m[1], m[2], number[uint64](m[3]))
+		p.chain(m[1], m[2], m[3], m[4])
 	default:
 		return p.rule(text)
 	}
@@ -77,18 +77,19 @@ var (
 	iptPriorities = map[string]int32{"raw": -300, "mangle": -150, "filter": 0, "security": 50}
 )
 
-// chain makes a chain: a base chain has a policy, another "-".
-func (p *iptablesSave) chain(name, policy string, packets uint64) {
-	p.table.Chains = append(p.table.Chains, baseChain(p.table, name, policy, packets))
+// chain makes a chain: a base chain has a policy, another "-". Counters are "" where they are not listed.
+func (p *iptablesSave) chain(name, policy, packets, bytes string) {
+	p.table.Chains = append(p.table.Chains, baseChain(p.table, name, policy, packets, bytes))
 }
 
-func baseChain(t *netfilter.Table, name, policy string, packets uint64) netfilter.Chain {
+func baseChain(t *netfilter.Table, name, policy, packets, bytes string) netfilter.Chain {
 	c := netfilter.Chain{Name: name}
 	hook, base := iptHooks[name]
 	if !base || policy == "-" {
 		return c
 	}
-	c.Base, c.Hook, c.Type, c.Drop, c.Packets = true, hook, "filter", policy == "DROP", packets
+	c.Base, c.Hook, c.Type, c.Drop, c.Packets, c.Bytes = true, hook, "filter", policy == "DROP", countOf(packets), countOf(bytes)
+	c.Counted = packets != "" && (t.Backend == netfilter.BackendLegacy || c.Packets > 0) // iptables-nft prints 0 for what nobody counts
 	c.Priority = iptPriorities[t.Name]
 	switch {
 	case t.Name == "nat":
@@ -104,10 +105,10 @@ func baseChain(t *netfilter.Table, name, policy string, packets uint64) netfilte
 
 // rule reads "-A CHAIN …", "-P CHAIN POLICY", "-N CHAIN", with counters in front where -c was given.
 func (p *iptablesSave) rule(text string) bool {
-	var packets uint64
+	var packets, bytes uint64
 	counted := false
 	if m := countRow.FindStringSubmatch(text); m != nil {
-		packets, counted, text = number[uint64](m[1]), true, m[3]
+		packets, bytes, counted, text = number[uint64](m[1]), number[uint64](m[2]), true, m[3]
 	}
 	w, _ := splitAt(text, "")
 	if len(w) < 2 {
@@ -125,18 +126,18 @@ func (p *iptablesSave) rule(text string) bool {
 	}
 	switch w[0] {
 	case "-P":
-		p.chain(w[1], strings.Join(w[2:min(3, len(w))], ""), 0)
+		p.chain(w[1], strings.Join(w[2:min(3, len(w))], ""), "", "")
 	case "-N":
-		p.chain(w[1], "-", 0)
+		p.chain(w[1], "-", "", "")
 	case "-A", "-I":
 		i := slices.IndexFunc(p.table.Chains, func(c netfilter.Chain) bool { return c.Name == w[1] })
 		if i < 0 {
-			p.chain(w[1], "-", 0)
+			p.chain(w[1], "-", "", "")
 			i = len(p.table.Chains) - 1
 		}
 		c := &p.table.Chains[i]
-		r := ruleOf(w[2:])
-		r.Number, r.Packets, r.Counted = len(c.Rules)+1, packets, counted
+		r := ruleOf(w[2:], p.v6)
+		r.Number, r.Packets, r.Bytes, r.Counted = len(c.Rules)+1, packets, bytes, counted
 		c.Rules = append(c.Rules, r)
 	default:
 		return false
@@ -166,10 +167,13 @@ type option struct {
 func (o option) val() string { return strings.Join(o.vals, " ") }
 
 // ruleOf turns the words of a rule into expressions.
-func ruleOf(w []string) netfilter.Rule {
+func ruleOf(w []string, v6 bool) netfilter.Rule {
 	var r netfilter.Rule
-	m, at := fixedPart(w)
-	if text := joinWords(w[:at]); text != "" {
+	m, at, ok := fixedPart(w)
+	switch text := joinWords(w[:at]); {
+	case !ok:
+		r.Exprs = append(r.Exprs, netfilter.Expr{Op: netfilter.OpUnknown, Text: text})
+	case text != "":
 		r.Exprs = append(r.Exprs, netfilter.Expr{Op: netfilter.OpTuple, Tuple: m, Text: text})
 	}
 	if m.Proto != 0 && at < len(w) && strings.HasPrefix(strings.TrimPrefix(w[at], "! "), "--") { // options without -m
@@ -192,7 +196,7 @@ func ruleOf(w []string) netfilter.Rule {
 		case "-m":
 			r.Exprs = append(r.Exprs, matchExprs(name, opts, joinWords(part))...)
 		case "-j":
-			r.Exprs = append(r.Exprs, targetExprs(name, opts, joinWords(part))...)
+			r.Exprs = append(r.Exprs, targetExpr(name, opts, joinWords(part), v6))
 		case "-g":
 			r.Exprs = append(r.Exprs, netfilter.Expr{Op: netfilter.OpVerdict, Jump: &netfilter.Jump{Code: netfilter.JumpGoto, Chain: name}, Text: "-g " + name})
 		default:
@@ -240,19 +244,18 @@ func options(w []string) []option {
 	return out
 }
 
-// fixedPart reads addresses, devices and protocol, and says where the rest begins.
-func fixedPart(w []string) (*netfilter.Match, int) {
-	m := &netfilter.Match{}
-	i := 0
-	for i < len(w) {
-		not := false
-		at := i
+// fixedPart reads addresses, devices and protocol, and says where the rest begins; ok is false where one has
+// a value that is not understood.
+func fixedPart(w []string) (m *netfilter.Match, at int, ok bool) {
+	m, ok = &netfilter.Match{}, true
+	for at < len(w) {
+		i, not := at, false
 		if w[i] == "!" {
 			not = true
 			i++
 		}
 		if i >= len(w) {
-			return m, at
+			return m, at, ok
 		}
 		v := ""
 		if i+1 < len(w) {
@@ -261,26 +264,29 @@ func fixedPart(w []string) (*netfilter.Match, int) {
 		switch w[i] {
 		case "-s":
 			m.Src, m.NotSrc = iptPrefix(v), not
+			ok = ok && m.Src.IsValid()
 		case "-d":
 			m.Dst, m.NotDst = iptPrefix(v), not
+			ok = ok && m.Dst.IsValid()
 		case "-i":
 			m.In, m.NotIn = v, not
 		case "-o":
 			m.Out, m.NotOut = v, not
 		case "-p":
 			m.Proto, m.NotProto = ipProto(v), not
+			ok = ok && (m.Proto != 0 || v == "all" || v == "0")
 		case "-f":
 			m.Fragment, m.NotFrag = true, not
 			i--
 		default:
-			return m, at
+			return m, at, ok
 		}
-		i += 2
+		at = i + 2
 	}
-	return m, min(i, len(w))
+	return m, min(at, len(w)), ok
 }
 
-// iptPrefix reads ADDR, ADDR/LEN and ADDR/MASK.
+// iptPrefix reads ADDR, ADDR/LEN and ADDR/MASK; the zero value is none, such as one under a mask with holes.
 func iptPrefix(s string) netip.Prefix {
 	if a, mask, ok := strings.Cut(s, "/"); ok && strings.Contains(mask, ".") {
 		if bits, ok := maskBits(mask); ok {

@@ -18,7 +18,7 @@ type iptablesList struct {
 }
 
 var (
-	chainRow   = regexp.MustCompile(`^Chain (\S+) \((?:policy (\w+)(?: (\S+) packets.*)?|\d+ references)\)$`)
+	chainRow   = regexp.MustCompile(`^Chain (\S+) \((?:policy (\w+)(?: (\S+) packets, (\S+) bytes)?|\d+ references)\)$`)
 	commentRow = regexp.MustCompile(`/\* (.*?) \*/`)
 )
 
@@ -32,7 +32,7 @@ func (p *iptablesList) line(l line) bool {
 		if policy == "" {
 			policy = "-"
 		}
-		p.table.Chains = append(p.table.Chains, baseChain(p.table, m[1], policy, countOf(m[3])))
+		p.table.Chains = append(p.table.Chains, baseChain(p.table, m[1], policy, m[3], m[4]))
 		return true
 	}
 	w := wordsOf(text)
@@ -79,14 +79,16 @@ func (p *iptablesList) row(text string) bool {
 	r := netfilter.Rule{Number: len(c.Rules) + 1}
 	m := &netfilter.Match{}
 	target, at := "", 0
-	verbose := slices.Contains(p.cols, "in")
+	verbose, known := slices.Contains(p.cols, "in"), true
 	for _, col := range p.cols {
 		if at >= len(w) {
 			return false
 		}
 		v := w[at]
 		switch col {
-		case "num", "bytes":
+		case "num":
+		case "bytes":
+			r.Bytes = countOf(v)
 		case "pkts":
 			r.Packets, r.Counted = countOf(v), true
 		case "target":
@@ -95,7 +97,9 @@ func (p *iptablesList) row(text string) bool {
 			}
 			target = v
 		case "prot":
-			m.Proto, m.NotProto = ipProto(strings.TrimPrefix(v, "!")), strings.HasPrefix(v, "!")
+			name := strings.TrimPrefix(v, "!")
+			m.Proto, m.NotProto = ipProto(name), name != v
+			known = m.Proto != 0 || name == "all" || name == "0"
 		case "opt":
 			if p.opts.v6 && v != "--" { // ip6tables prints an empty column
 				continue
@@ -111,11 +115,15 @@ func (p *iptablesList) row(text string) bool {
 		}
 		at++
 	}
-	r.Exprs = append(r.Exprs, netfilter.Expr{Op: netfilter.OpTuple, Tuple: m, Text: strings.Join(w[min(1, len(w)):at], " ")})
+	e := netfilter.Expr{Op: netfilter.OpTuple, Tuple: m, Text: strings.Join(w[min(1, len(w)):at], " ")}
+	if !m.Src.IsValid() || !m.Dst.IsValid() || !known { // names instead of numbers, a mask with holes
+		e.Op = netfilter.OpUnknown
+	}
+	r.Exprs = append(r.Exprs, e)
 	if !verbose {
 		r.Exprs = append(r.Exprs, netfilter.Expr{Op: netfilter.OpUnknown, Text: "devices are not listed (iptables -L without -v)"})
 	}
-	r.Exprs = append(r.Exprs, extras(words(w[at:]), target)...)
+	r.Exprs = append(r.Exprs, p.extras(w[at:], target)...)
 	c.Rules = append(c.Rules, r)
 	return true
 }
@@ -127,65 +135,6 @@ func devicePattern(v string) (string, bool) {
 		return "", not
 	}
 	return v, not
-}
-
-// extras reads what matches and the target print behind the addresses, as the words of a command line.
-func extras(w words, target string) []netfilter.Expr {
-	var out []netfilter.Expr
-	var to []string
-	match := func(name string, o ...string) {
-		out = append(out, matchExprs(name, options(o), "-m "+name+" "+joinWords(o))...)
-	}
-	for len(w) > 0 {
-		key, v, _ := strings.Cut(w.next(), ":")
-		switch key {
-		case "tcp", "udp":
-		case "dpt", "dpts":
-			match("udp", "--dport", v)
-		case "spt", "spts":
-			match("udp", "--sport", v)
-		case "to":
-			to = []string{map[string]string{"DNAT": "--to-destination", "SNAT": "--to-source"}[target], v}
-		case "redir":
-			w.skip("ports")
-			to = []string{"--to-ports", w.next()}
-		case "masq":
-			w.skip("ports:")
-			to = []string{"--to-ports", w.next()}
-		case "ctstate", "state":
-			match("conntrack", "--ctstate", w.next())
-		case "icmptype":
-			match("icmp", "--icmp-type", w.next())
-		case "mark":
-			w.skip("match")
-			match("mark", "--mark", w.next())
-		case "multiport":
-			match("multiport", "--"+w.next(), w.next())
-		case "ADDRTYPE":
-			w.skip("match")
-			match("addrtype", "--"+w.next(), w.next())
-		case "statistic":
-			match("statistic", w...)
-			w = nil
-		case "limit":
-			match("limit", w...)
-			w = nil
-		case "reject-with":
-			w.next()
-		case "MARK":
-			to = []string{map[string]string{"or": "--or-mark", "and": "--and-mark", "xset": "--set-xmark", "set": "--set-mark"}[w.next()], w.next()}
-		case "random-fully", "random", "persistent":
-		case "LOG":
-			w = nil
-		default:
-			out = append(out, netfilter.Expr{Op: netfilter.OpUnknown, Text: strings.TrimSpace(key + ":" + v + " " + strings.Join(w, " "))})
-			w = nil
-		}
-	}
-	if target == "" {
-		return append(out, netfilter.Expr{Op: netfilter.OpPass})
-	}
-	return append(out, targetExprs(target, options(to), "-j "+target+" "+joinWords(to))...)
 }
 
 func (p *iptablesList) end() {

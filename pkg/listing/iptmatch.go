@@ -2,6 +2,7 @@ package listing
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -12,6 +13,9 @@ import (
 // it prints itself.
 func matchExprs(name string, opts []option, text string) []netfilter.Expr {
 	unknown := []netfilter.Expr{{Op: netfilter.OpUnknown, Text: text}}
+	if slices.Contains([]string{"connbytes", "connlabel", "connlimit", "helper", "cluster"}, name) {
+		unknown[0].Key = needsCT
+	}
 	f, ok := iptMatches[name]
 	if !ok {
 		return unknown
@@ -25,22 +29,24 @@ func matchExprs(name string, opts []option, text string) []netfilter.Expr {
 }
 
 var iptMatches = map[string]func([]option) []netfilter.Expr{
-	"comment": always(netfilter.OpPass), "limit": always(netfilter.OpLimit), "hashlimit": always(netfilter.OpLimit),
-	"statistic": always(netfilter.OpStatistic),
-	"tcp":       portsMatch, "udp": portsMatch, "udplite": portsMatch, "sctp": portsMatch, "dccp": portsMatch, "multiport": multiportMatch,
+	"comment": always(netfilter.OpPass), "nfacct": always(netfilter.OpPass), "limit": always(netfilter.OpLimit),
+	"hashlimit": hashlimitMatch, "connlimit": connlimitMatch, "quota": quotaMatch, "statistic": statisticMatch,
+	"tcp": portsMatch, "udp": portsMatch, "multiport": multiportMatch,
 	"icmp": icmpMatch, "icmp6": icmpMatch, "ipv6-icmp": icmpMatch, "icmpv6": icmpMatch,
 	"conntrack": stateMatch, "state": stateMatch,
-	"mark": func(o []option) []netfilter.Expr { return markMatch(netfilter.OpMark, o) },
-	"connmark": func(o []option) []netfilter.Expr {
-		return markMatch(netfilter.OpConnmark, o)
-	},
+	"mark":     func(o []option) []netfilter.Expr { return markMatch(netfilter.OpMark, o) },
+	"connmark": func(o []option) []netfilter.Expr { return markMatch(netfilter.OpConnmark, o) },
 	"addrtype": addrtypeMatch, "physdev": physdevMatch, "mac": macMatch, "iprange": rangeMatch, "length": lengthMatch,
 	"ttl": ttlMatch, "hl": ttlMatch, "rpfilter": rpfilterMatch,
+	"set": setMatch, "recent": recentMatch, "owner": ownerMatch, "pkttype": pkttypeMatch, "dscp": dscpMatch, "tos": tosMatch,
 }
 
 func always(op netfilter.Op) func([]option) []netfilter.Expr {
 	return func([]option) []netfilter.Expr { return []netfilter.Expr{{Op: op}} }
 }
+
+// needsCT is the key by which the model knows that a match it has no meaning for turns conntrack on.
+const needsCT = "conntrack"
 
 // portList reads "53,1000:2000", and ranges that are open at one end.
 func portList(s string) (out [][2]uint16, ok bool) {
@@ -65,6 +71,15 @@ func portList(s string) (out [][2]uint16, ok bool) {
 	return out, true
 }
 
+// portsOf reads a range, and leaves out the one that means any port.
+func portsOf(o option) (out [][2]uint16, ok bool) {
+	out, ok = portList(o.val())
+	if ok && !o.not && len(out) == 1 && out[0] == [2]uint16{0, 0xffff} {
+		out = nil
+	}
+	return out, ok
+}
+
 // portsMatch is -m tcp and -m udp.
 func portsMatch(opts []option) []netfilter.Expr {
 	m := &netfilter.Match{}
@@ -72,10 +87,10 @@ func portsMatch(opts []option) []netfilter.Expr {
 	for _, o := range opts {
 		switch o.key {
 		case "sport", "source-port":
-			m.SPorts, ok = portList(o.val())
+			m.SPorts, ok = portsOf(o)
 			m.NotSPorts = o.not
 		case "dport", "destination-port":
-			m.DPorts, ok = portList(o.val())
+			m.DPorts, ok = portsOf(o)
 			m.NotDPorts = o.not
 		case "tcp-flags":
 			if len(o.vals) != 2 {
@@ -94,10 +109,11 @@ func portsMatch(opts []option) []netfilter.Expr {
 	return []netfilter.Expr{{Op: netfilter.OpPorts, Tuple: m}}
 }
 
+// tcpFlags reads names, or the number that iptables -L prints.
 func tcpFlags(s string) (out byte) {
 	names := map[string]byte{"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ALL": 0x3f}
 	for f := range strings.SplitSeq(s, ",") {
-		out |= names[strings.ToUpper(f)]
+		out |= names[strings.ToUpper(f)] | number[byte](f)
 	}
 	return out
 }
@@ -145,12 +161,6 @@ func icmpMatch(opts []option) []netfilter.Expr {
 	return []netfilter.Expr{{Op: netfilter.OpICMP, Data: data, Invert: opts[0].not}}
 }
 
-// Bits of xt_conntrack.h and of enum ip_conntrack_status.
-var (
-	ctStates   = map[string]uint32{"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "SNAT": 1 << 6, "DNAT": 1 << 7, "UNTRACKED": 1 << 8}
-	ctStatuses = map[string]uint32{"NONE": 0, "EXPECTED": 1, "SEEN_REPLY": 2, "ASSURED": 4, "CONFIRMED": 8}
-)
-
 func bitsOf(names map[string]uint32, s string) (out uint32, ok bool) {
 	for f := range strings.SplitSeq(s, ",") {
 		v, known := names[f]
@@ -162,35 +172,12 @@ func bitsOf(names map[string]uint32, s string) (out uint32, ok bool) {
 	return out, true
 }
 
-func flagByte(b bool) byte {
-	if b {
-		return 1
+// flagByte is a bit of a structure, where it is set.
+func flagByte(set bool, bit byte) byte {
+	if set {
+		return bit
 	}
 	return 0
-}
-
-func stateMatch(opts []option) []netfilter.Expr {
-	e := netfilter.Expr{Op: netfilter.OpState, Data: []byte{0, 0, 0}}
-	ok := len(opts) > 0
-	for _, o := range opts {
-		switch o.key {
-		case "ctstate", "state":
-			e.Flags, ok = bitsOf(ctStates, o.val())
-			e.Data[0] = flagByte(o.not)
-		case "ctstatus":
-			e.Mod, ok = bitsOf(ctStatuses, o.val())
-			e.Data[1] = flagByte(o.not)
-		case "ctdir":
-			e.Dir = 1
-			e.Data[2] = flagByte(o.val() == "REPLY")
-		default:
-			return nil
-		}
-		if !ok {
-			return nil
-		}
-	}
-	return []netfilter.Expr{e}
 }
 
 // valueMask reads VALUE or VALUE/MASK.
@@ -214,7 +201,7 @@ func markMatch(op netfilter.Op, opts []option) []netfilter.Expr {
 // addrTypes are the bits of RTN_* by the names of xt_addrtype.
 var addrTypes = map[string]uint32{
 	"UNSPEC": 1, "UNICAST": 1 << 1, "LOCAL": 1 << 2, "BROADCAST": 1 << 3, "ANYCAST": 1 << 4, "MULTICAST": 1 << 5,
-	"BLACKHOLE": 1 << 6, "UNREACHABLE": 1 << 7, "PROHIBIT": 1 << 8,
+	"BLACKHOLE": 1 << 6, "UNREACHABLE": 1 << 7, "PROHIBIT": 1 << 8, "THROW": 1 << 9, "NAT": 1 << 10, "XRESOLVE": 1 << 11,
 }
 
 func addrtypeMatch(opts []option) []netfilter.Expr {
@@ -224,10 +211,10 @@ func addrtypeMatch(opts []option) []netfilter.Expr {
 		switch o.key {
 		case "src-type":
 			e.Flags, ok = bitsOf(addrTypes, o.val())
-			e.Data[0] = flagByte(o.not)
+			e.Data[0] = flagByte(o.not, 1)
 		case "dst-type":
 			e.Mod, ok = bitsOf(addrTypes, o.val())
-			e.Data[1] = flagByte(o.not)
+			e.Data[1] = flagByte(o.not, 2)
 		case "limit-iface-in":
 			e.Key = "iface-in"
 		case "limit-iface-out":

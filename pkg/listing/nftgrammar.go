@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/podtrace/podtrace/pkg/netfilter"
 )
 
 // rule reads one line.
@@ -110,16 +112,16 @@ func (r *nftReader) nat(word string) any {
 		}
 	}
 	if r.take("to") {
-		a, port, ok := natAddr(r.peek())
-		if !ok {
+		x := &netfilter.NAT{}
+		if !natRange(x, r.peek()) {
 			return nil
 		}
 		r.i++
-		if a.IsValid() {
-			n["addr"] = a.String()
+		if x.AddrMin.IsValid() {
+			n["addr"] = x.AddrMin.String()
 		}
-		if port != 0 {
-			n["port"] = strconv.Itoa(int(port))
+		if x.PortMin != 0 {
+			n["port"] = strconv.Itoa(int(x.PortMin))
 		}
 	}
 	for slices.Contains([]string{"random", "fully-random", "persistent", ","}, r.peek()) {
