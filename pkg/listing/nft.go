@@ -2,6 +2,7 @@ package listing
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -78,6 +79,9 @@ func (b *block) rulesetOf(objects []obj) {
 			r.set(v, kind)
 		case "rule":
 			r.rule(v)
+		case "flowtable", "metainfo":
+		default:
+			r.object(kind, v)
 		}
 	}
 	b.tables = append(b.tables, r.tables...)
@@ -170,53 +174,24 @@ func (n *nftRule) verdict(code netfilter.JumpCode, chain, text string) {
 	n.add(netfilter.Expr{Op: netfilter.OpVerdict, Jump: &netfilter.Jump{Code: code, Chain: chain}, Text: text})
 }
 
-// unknown keeps a statement as it was written.
-func (n *nftRule) unknown(v any) {
-	n.add(netfilter.Expr{Op: netfilter.OpUnknown, Text: nftWords(v)})
+// opaque keeps a statement as it was written: it may do anything.
+func (n *nftRule) opaque(s any) {
+	n.add(netfilter.Expr{Op: netfilter.OpOpaque, Text: nftWords(s)})
+}
+
+// try runs what adds expressions, and takes them back when it fails.
+func (n *nftRule) try(f func() bool) bool {
+	before, known := len(n.rule.Exprs), maps.Clone(n.known)
+	if f() {
+		return true
+	}
+	n.rule.Exprs, n.known = n.rule.Exprs[:before], known
+	return false
 }
 
 var nftVerdicts = map[string]netfilter.JumpCode{
 	"accept": netfilter.JumpAccept, "drop": netfilter.JumpDrop, "return": netfilter.JumpReturn, "continue": netfilter.JumpContinue,
 	"jump": netfilter.JumpJump, "goto": netfilter.JumpGoto, "queue": netfilter.JumpQueue,
-}
-
-func (n *nftRule) statement(s any) {
-	kind, v := object1(s)
-	if j := jumpOf(s); j != nil {
-		n.verdict(j.Code, j.Chain, strings.TrimSpace(kind+" "+j.Chain))
-		return
-	}
-	switch kind {
-	case "match":
-		n.match(v)
-	case "vmap":
-		n.vmap(v)
-	case "counter":
-		n.rule.Packets, _ = strconv.ParseUint(str(get(v, "packets")), 10, 64)
-		n.rule.Counted = n.rule.Counted || get(v, "packets") != nil
-		n.add(netfilter.Expr{Op: netfilter.OpPass, Text: "counter"})
-	case "log", "quota", "set", "ct helper", "ct timeout", "ct expectation", "last", "secmark", "synproxy":
-		n.add(netfilter.Expr{Op: netfilter.OpPass, Text: kind})
-	case "limit":
-		over, _ := get(v, "inv").(bool)
-		n.add(netfilter.Expr{Op: netfilter.OpLimit, Invert: over, Text: "limit"})
-	case "notrack":
-		n.add(netfilter.Expr{Op: netfilter.OpNotrack, Text: kind})
-	case "reject":
-		n.add(netfilter.Expr{Op: netfilter.OpReject, Text: kind})
-	case "snat", "dnat", "masquerade", "redirect":
-		n.nat(kind, v, s)
-	case "mangle":
-		n.mangle(v, s)
-	case "xt":
-		if str(get(v, "name")) == "comment" {
-			n.add(netfilter.Expr{Op: netfilter.OpPass, Text: "comment"})
-			return
-		}
-		n.unknown(s)
-	default:
-		n.unknown(s)
-	}
 }
 
 // jumpOf reads a verdict: {"accept": null}, {"jump": {"target": "x"}}.
@@ -234,10 +209,12 @@ const (
 	reg1  = 1
 	word0 = 8
 	reg2  = 2 // a second value: the port of a translation
+	reg3  = 3 // a third: the end of a range of addresses, the data of an element
+	reg4  = 4 // a fourth: the end of a range of ports; else what depend compares
 )
 
 // Comparisons of nft_cmp.
-var nftOps = map[string]uint32{"==": 0, "in": 0, "!=": 1, "<": 2, "<=": 3, ">": 4, ">=": 5}
+var nftOps = map[string]uint32{"==": 0, "in": 0, "!=": 1, "<": 2, "<=": 3, ">": 4, ">=": 5, "!": 1}
 
 // match is {"op": "==", "left": …, "right": …}.
 func (n *nftRule) match(v any) {
@@ -246,13 +223,13 @@ func (n *nftRule) match(v any) {
 	text = strings.TrimSpace(text) + " " + nftWords(right)
 	before := len(n.rule.Exprs)
 	cmp, known := nftOps[op]
-	if !known || !n.compare(left, right, op, cmp) {
-		n.rule.Exprs = append(n.rule.Exprs[:before], netfilter.Expr{Op: netfilter.OpUnknown, Text: text})
+	if !known || !n.try(func() bool { return n.compare(left, right, op, cmp) }) {
+		n.add(netfilter.Expr{Op: netfilter.OpUnknown, Text: text})
 		return
 	}
 	for i := before; i < len(n.rule.Exprs); i++ {
-		if n.rule.Exprs[i].Op != netfilter.OpNumgen { // its text is the condition of an outcome
-			n.rule.Exprs[i].Text = ""
+		if e := &n.rule.Exprs[i]; e.Op != netfilter.OpNumgen && e.Op != netfilter.OpHash { // their text is the condition of an outcome
+			e.Text = ""
 		}
 	}
 	n.rule.Exprs[len(n.rule.Exprs)-1].Text = text
@@ -260,19 +237,20 @@ func (n *nftRule) match(v any) {
 
 // compare loads the left side and compares; false when something has no place in the model.
 func (n *nftRule) compare(left, right any, op string, cmp uint32) bool {
-	types, ok := n.load(left, reg1)
+	if kind, _ := object1(right); kind == "set" || strings.HasPrefix(str(right), "@") {
+		name, ok := n.lookup(asAsked(left, right), right, nil)
+		n.add(netfilter.Expr{Op: netfilter.OpLookup, Set: name, Sreg: reg1, Invert: cmp == 1})
+		return ok && cmp <= 1
+	}
+	types, ok := n.load(asAsked(left, right), reg1)
 	if !ok {
 		return false
 	}
-	if name, isSet := strings.CutPrefix(str(right), "@"); isSet {
-		n.add(netfilter.Expr{Op: netfilter.OpLookup, Set: name, Sreg: reg1, Invert: cmp == 1})
-		return true
+	kind, rv := object1(right)
+	if len(types) == 1 && (cmp > 1 && op != "!" || kind == "range") {
+		types = n.inOrder(types, reg1)
 	}
-	switch kind, rv := object1(right); {
-	case kind == "set":
-		name, ok := n.anonymous(types, list(rv), nil)
-		n.add(netfilter.Expr{Op: netfilter.OpLookup, Set: name, Sreg: reg1, Invert: cmp == 1})
-		return ok
+	switch {
 	case len(types) != 1:
 		data, ok := concat(types, right)
 		n.add(netfilter.Expr{Op: netfilter.OpCmp, Sreg: reg1, Cmp: cmp, Data: data})
@@ -283,6 +261,8 @@ func (n *nftRule) compare(left, right any, op string, cmp uint32) bool {
 		return ok
 	case kind == "prefix":
 		return n.prefix(types[0], rv, cmp)
+	case op == "!":
+		return n.anyBit(types[0], right, op, 1)
 	case op == "in" || isBitmask(types[0]) && cmp <= 1 && masked(left) == nil:
 		return n.anyBit(types[0], right, op, cmp)
 	}
@@ -305,12 +285,12 @@ func (n *nftRule) anyBit(typ string, right any, op string, cmp uint32) bool {
 	if values == nil {
 		values = []any{right}
 	}
-	if op != "in" && len(values) == 1 && list(right) == nil {
+	if op != "in" && op != "!" && len(values) == 1 && list(right) == nil {
 		data, ok := encode(typ, right)
 		n.add(netfilter.Expr{Op: netfilter.OpCmp, Sreg: reg1, Cmp: cmp, Data: data})
 		return ok
 	}
-	mask := make([]byte, typeLen[typ])
+	mask := make([]byte, sizeOf(typ))
 	for _, v := range values {
 		b, ok := encode(typ, v)
 		if !ok || len(b) != len(mask) {
@@ -351,31 +331,56 @@ func (n *nftRule) prefix(typ string, v any, cmp uint32) bool {
 
 // vmap looks a verdict up.
 func (n *nftRule) vmap(v any) {
-	before := len(n.rule.Exprs)
-	name, ok := n.lookup(get(v, "key"), get(v, "data"), nil)
+	var name string
+	ok := n.try(func() (ok bool) {
+		name, ok = n.lookup(get(v, "key"), get(v, "data"), []string{"verdict"})
+		return ok
+	})
 	if !ok {
-		n.rule.Exprs = n.rule.Exprs[:before]
-		n.unknown(obj{"vmap": v})
+		n.opaque(obj{"vmap": v})
 		return
 	}
 	n.add(netfilter.Expr{Op: netfilter.OpLookup, Set: name, Sreg: reg1, Text: nftWords(get(v, "key")) + " vmap " + nftWords(get(v, "data"))})
 }
 
-// lookup loads a key and names the map, which it makes where it has no name.
-func (n *nftRule) lookup(key, data any, dataTypes []string) (string, bool) {
+// lookup loads a key and names the set or map, which it makes where it has no name; data are the types of a map.
+func (n *nftRule) lookup(key, set any, data []string) (string, bool) {
 	types, ok := n.load(key, reg1)
 	if !ok {
 		return "", false
 	}
-	if name, named := strings.CutPrefix(str(data), "@"); named {
-		return name, true
+	name, named := strings.CutPrefix(str(set), "@")
+	interval := false
+	if named {
+		i := slices.IndexFunc(n.table.Sets, func(s netfilter.Set) bool { return s.Name == name })
+		interval = i >= 0 && n.table.Sets[i].Interval
+	} else {
+		kind, elems := object1(set)
+		if kind != "set" {
+			return "", false
+		}
+		interval = slices.ContainsFunc(list(elems), isRange)
+		name, ok = n.anonymous(types, list(elems), data)
 	}
-	kind, elems := object1(data)
-	if kind != "set" {
-		return "", false
+	if interval {
+		n.inOrder(types, reg1)
 	}
-	if dataTypes == nil {
-		dataTypes = []string{"verdict"}
+	return name, ok
+}
+
+// inOrder turns values in host byte order around, as the kernel has them where more than equality is asked.
+func (n *nftRule) inOrder(types []string, reg uint32) (out []string) {
+	if len(types) > 1 {
+		reg = word0
 	}
-	return n.anonymous(types, list(elems), dataTypes)
+	for _, t := range types {
+		size := uint32(sizeOf(t))
+		if hostOrder[t] && size > 1 {
+			n.add(netfilter.Expr{Op: netfilter.OpByteorder, Sreg: reg, Dreg: reg, Len: size, Mod: size})
+			t = bigEndian + t
+		}
+		out = append(out, t)
+		reg += (size + 3) / 4
+	}
+	return out
 }

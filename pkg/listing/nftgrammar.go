@@ -1,11 +1,7 @@
 package listing
 
 import (
-	"slices"
-	"strconv"
 	"strings"
-
-	"github.com/podtrace/podtrace/pkg/netfilter"
 )
 
 // rule reads one line.
@@ -37,136 +33,18 @@ func (r *nftReader) rule(chain string) {
 	r.out = append(r.out, obj{"rule": v})
 }
 
-// statement reads one; nil when it is beyond this grammar.
-func (r *nftReader) statement() any {
-	if r.peek() != "queue" {
-		if v := r.verdict(); v != nil {
-			return v
-		}
-	}
-	at := r.i
-	switch word := r.next(); word {
-	case "counter":
-		if r.take("packets") {
-			c := obj{"packets": r.next()}
-			r.take("bytes")
-			c["bytes"] = r.next()
-			return obj{"counter": c}
-		}
-		if r.take("name") {
-			r.next()
-		}
-		return obj{"counter": nil}
-	case "notrack":
-		return obj{word: nil}
-	case "log":
-		r.options("prefix", "level", "group", "snaplen", "queue-threshold", "flags")
-		return obj{word: nil}
-	case "limit":
-		r.options("rate", "over", "burst")
-		for isNumber(strings.SplitN(r.peek(), "/", 2)[0]) || slices.Contains([]string{"packets", "bytes", "burst", "kbytes", "mbytes"}, r.peek()) {
-			r.i++
-		}
-		return obj{word: nil}
-	case "reject":
-		if r.take("with") {
-			r.i++
-			if r.take("type") {
-				r.i++
-			} else if r.peek() == "reset" || !slices.Contains([]string{"\n", ";", "}"}, r.peek()) {
-				r.i++
-			}
-		}
-		return obj{word: nil}
-	case "snat", "dnat", "masquerade", "redirect":
-		return r.nat(word)
-	case "meta", "ct":
-		key := r.peek()
-		if r.i+1 < len(r.toks) && r.toks[r.i+1].s == "set" {
-			r.i += 2
-			v := r.markExpr()
-			if v == nil {
-				return nil
-			}
-			return obj{"mangle": obj{"key": obj{word: obj{"key": key}}, "value": v}}
-		}
-	}
-	r.i = at
-	return r.match()
-}
-
-// options takes words with one argument each.
-func (r *nftReader) options(names ...string) {
-	for slices.Contains(names, r.peek()) {
-		if r.next() != "over" {
-			r.i++
-		}
-	}
-}
-
-func (r *nftReader) nat(word string) any {
-	n := obj{}
-	for _, f := range []string{"ip", "ip6"} {
-		if r.take(f) {
-			n["family"] = f
-		}
-	}
-	if r.take("to") {
-		x := &netfilter.NAT{}
-		if !natRange(x, r.peek()) {
-			return nil
-		}
-		r.i++
-		if x.AddrMin.IsValid() {
-			n["addr"] = x.AddrMin.String()
-		}
-		if x.PortMin != 0 {
-			n["port"] = strconv.Itoa(int(x.PortMin))
-		}
-	}
-	for slices.Contains([]string{"random", "fully-random", "persistent", ","}, r.peek()) {
-		r.i++
-	}
-	return obj{word: n}
-}
-
-// markExpr reads "0x4000", "mark or 0x4000", "meta mark | 0x4000".
-func (r *nftReader) markExpr() any {
-	var v any
-	switch s := r.next(); {
-	case isNumber(s):
-		v = s
-	case s == "mark":
-		v = obj{"meta": obj{"key": "mark"}}
-	case (s == "meta" || s == "ct") && r.take("mark"):
-		v = obj{s: obj{"key": "mark"}}
-	default:
-		return nil
-	}
-	ops := map[string]string{"or": "|", "|": "|", "and": "&", "&": "&", "xor": "^", "^": "^"}
-	for ops[r.peek()] != "" {
-		op := ops[r.next()]
-		v = obj{op: []any{v, r.next()}}
-	}
-	return v
-}
-
 // match reads "ip saddr . tcp dport != { … }", and vmap.
 func (r *nftReader) match() any {
-	left := r.expr()
+	left := r.concatExpr()
 	if left == nil {
 		return nil
 	}
-	if r.peek() == "." {
-		parts := []any{left}
-		for r.take(".") {
-			e := r.expr()
-			if e == nil {
-				return nil
-			}
-			parts = append(parts, e)
+	if r.take("set") {
+		v := r.operand()
+		if v == nil {
+			return nil
 		}
-		left = obj{"concat": parts}
+		return obj{"mangle": obj{"key": left, "value": v}}
 	}
 	if r.take("vmap") {
 		data := r.setOrName()
@@ -276,12 +154,33 @@ func (r *nftReader) right() any {
 func (r *nftReader) expr() any {
 	word := r.next()
 	if h, ok := headers[word]; ok {
-		if _, ok := h[r.peek()]; !ok {
+		field := r.next()
+		if field == "option" && (word == "tcp" || word == "ip") {
+			o := obj{"name": r.next()}
+			if p := r.peek(); p == "size" {
+				o["field"] = r.next()
+			}
+			return obj{word + " option": o}
+		}
+		if word == "arp" && strings.HasSuffix(field, "addr") {
+			field += " " + r.next()
+		}
+		if _, ok := h[field]; !ok {
 			return nil
 		}
-		return obj{"payload": obj{"protocol": word, "field": r.next()}}
+		return obj{"payload": obj{"protocol": word, "field": field}}
 	}
 	switch word {
+	case "@ll", "@nh", "@th":
+		r.take(",")
+		p := obj{"base": word[1:], "offset": r.next()}
+		r.take(",")
+		p["len"] = r.next()
+		return obj{"payload": p}
+	case "jhash", "symhash":
+		return r.hash(word)
+	case "exthdr":
+		return obj{word: obj{"name": r.next()}}
 	case "meta":
 		return obj{"meta": obj{"key": r.next()}}
 	case "iifname", "oifname", "iif", "oif", "mark", "skuid", "skgid", "pkttype", "ibrname", "obrname":
@@ -315,4 +214,39 @@ func (r *nftReader) expr() any {
 		return obj{"numgen": n}
 	}
 	return nil
+}
+
+// hash reads "jhash ip saddr . th sport mod 7 seed 0x1 offset 1".
+func (r *nftReader) hash(word string) any {
+	h := obj{}
+	if word == "jhash" {
+		e := r.concatExpr()
+		if e == nil {
+			return nil
+		}
+		h["expr"] = e
+	}
+	for _, key := range []string{"mod", "seed", "offset"} {
+		if r.take(key) {
+			h[key] = r.next()
+		}
+	}
+	return obj{word: h}
+}
+
+// concatExpr reads one expression, or several joined by dots.
+func (r *nftReader) concatExpr() any {
+	left := r.expr()
+	if left == nil || r.peek() != "." {
+		return left
+	}
+	parts := []any{left}
+	for r.take(".") {
+		e := r.expr()
+		if e == nil {
+			return nil
+		}
+		parts = append(parts, e)
+	}
+	return obj{"concat": parts}
 }

@@ -3,6 +3,7 @@ package listing
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/netfilter"
@@ -12,107 +13,176 @@ import (
 func (n *nftRule) nat(kind string, v, s any) {
 	nat := &netfilter.NAT{Kind: kind}
 	text := kind
-	before := len(n.rule.Exprs)
-	ok := true
-	if a := get(v, "addr"); a != nil {
-		text += " to " + nftWords(a)
-		ok = n.natAddr(nat, v, a)
-	}
-	if p := get(v, "port"); p != nil && ok {
-		text += ":" + nftWords(p)
-		if k, r := object1(p); k == "range" && len(list(r)) == 2 {
-			p = list(r)[0]
-		}
-		data, okPort := encode("inet_service", p)
-		ok = okPort
-		nat.ProtoReg = reg2
-		n.add(netfilter.Expr{Op: netfilter.OpImmediate, Dreg: reg2, Data: data})
-	}
-	if !ok {
-		n.rule.Exprs = n.rule.Exprs[:before]
-		n.unknown(s)
+	if !n.try(func() bool { return n.natTo(nat, v, &text) }) {
+		n.opaque(s)
 		return
+	}
+	for _, f := range append(list(get(v, "flags")), get(v, "flags")) {
+		switch str(f) {
+		case "random", "fully-random":
+			nat.Random = true
+		case "persistent":
+			nat.Persistent = true
+		case "netmap", "prefix":
+			nat.Netmap = true
+		case "":
+			continue
+		}
+		text += " " + str(f)
 	}
 	n.add(netfilter.Expr{Op: netfilter.OpNAT, NAT: nat, Text: text})
 }
 
-// natAddr loads the new address: a value, the first of a range, or what a map says, with a port perhaps.
-func (n *nftRule) natAddr(nat *netfilter.NAT, v, a any) bool {
-	typ := "ipv4_addr"
-	if n.table.Family == netfilter.FamilyIPv6 || str(get(v, "family")) == "ip6" || strings.Contains(str(a), ":") {
-		typ = "ipv6_addr"
-	}
-	nat.AddrReg = reg1
-	kind, av := object1(a)
-	switch kind {
-	case "map":
-		return n.natMap(nat, typ, av)
-	case "range":
-		if len(list(av)) != 2 {
+// natTo loads the new address and port.
+func (n *nftRule) natTo(nat *netfilter.NAT, v any, text *string) bool {
+	if a := get(v, "addr"); a != nil {
+		*text += " to " + nftWords(a)
+		if !n.natAddr(nat, v, a) {
 			return false
 		}
-		a = list(av)[0]
 	}
-	data, ok := encode(typ, a)
-	n.add(netfilter.Expr{Op: netfilter.OpImmediate, Dreg: reg1, Data: data})
+	p := get(v, "port")
+	if p == nil {
+		return true
+	}
+	*text += ":" + nftWords(p)
+	nat.ProtoReg = reg2
+	if kind, m := object1(p); kind == "map" {
+		name, ok := n.lookup(get(m, "key"), get(m, "data"), []string{"inet_service"})
+		n.add(netfilter.Expr{Op: netfilter.OpLookup, Set: name, Sreg: reg1, Dreg: reg2})
+		return ok && nat.AddrReg == 0 // whose register holds the key
+	}
+	lo, hi, ok := bounds("inet_service", p)
+	n.add(netfilter.Expr{Op: netfilter.OpImmediate, Dreg: reg2, Data: lo})
+	if !slices.Equal(lo, hi) {
+		nat.ProtoMaxReg = reg4
+		n.add(netfilter.Expr{Op: netfilter.OpImmediate, Dreg: reg4, Data: hi})
+	}
 	return ok
 }
 
+// natAddr loads the new address: a value, a range, a network, or what a map says, with a port perhaps.
+func (n *nftRule) natAddr(nat *netfilter.NAT, v, a any) bool {
+	typ := "ipv4_addr"
+	nat.Family = netfilter.FamilyIPv4
+	kind, av := object1(a)
+	if n.table.Family == netfilter.FamilyIPv6 || str(get(v, "family")) == "ip6" || strings.Contains(str(a), ":") {
+		typ, nat.Family = "ipv6_addr", netfilter.FamilyIPv6
+	}
+	nat.AddrReg = reg1
+	if kind == "map" {
+		return n.natMap(nat, typ, av)
+	}
+	lo, hi, ok := bounds(typ, a)
+	n.add(netfilter.Expr{Op: netfilter.OpImmediate, Dreg: reg1, Data: lo})
+	if !slices.Equal(lo, hi) {
+		nat.AddrMaxReg = reg3
+		nat.Netmap = kind == "prefix"
+		n.add(netfilter.Expr{Op: netfilter.OpImmediate, Dreg: reg3, Data: hi})
+	}
+	return ok
+}
+
+// natMap looks the address up: alone, with a port behind it, or as a range of two.
 func (n *nftRule) natMap(nat *netfilter.NAT, typ string, v any) bool {
 	types := []string{typ}
 	kind, elems := object1(get(v, "data"))
 	name, _ := strings.CutPrefix(str(get(v, "data")), "@")
+	second := uint32(word0 + 1)
+	if typ == "ipv6_addr" {
+		second = word0 + 4
+	}
 	if kind == "set" && len(list(elems)) > 0 && len(list(list(elems)[0])) == 2 {
 		if k, c := object1(list(list(elems)[0])[1]); k == "concat" && len(list(c)) == 2 {
 			types = append(types, "inet_service")
+		}
+		if slices.ContainsFunc(list(elems), leadsToRange) {
+			nat.AddrMaxReg = second
 		}
 	} else if named, ok := n.set.types["data "+name]; ok {
 		types = named
 	}
 	if len(types) == 2 {
-		nat.ProtoReg = word0 + 1
-		if typ == "ipv6_addr" {
-			nat.ProtoReg = word0 + 4
-		}
+		nat.ProtoReg = second
 	}
 	set, ok := n.lookup(get(v, "key"), get(v, "data"), types)
 	n.add(netfilter.Expr{Op: netfilter.OpLookup, Set: set, Sreg: reg1, Dreg: reg1})
 	return ok
 }
 
-// mangle sets a mark; other fields change nothing that the model follows.
+// mangle sets a mark, a zone or bytes of the packet; other fields change nothing that the model follows.
 func (n *nftRule) mangle(v, s any) {
 	kind, k := object1(get(v, "key"))
-	op := netfilter.OpMeta
-	switch {
-	case kind == "ct":
-		op = netfilter.OpCT
-	case kind != "meta":
-		n.unknown(s) // of a packet's own bytes
-		return
-	}
-	if str(get(k, "key")) != "mark" {
+	value := get(v, "value")
+	ok := false
+	switch kind {
+	case "meta", "ct":
+		ok = n.try(func() bool { return n.setKey(kind, str(get(k, "key")), value) })
+	case "payload":
+		ok = n.try(func() bool { return n.write(k, value) })
+	case "tcp option", "ip option", "exthdr", "sctp chunk":
 		n.add(netfilter.Expr{Op: netfilter.OpPass, Text: nftWords(s)})
 		return
 	}
-	before := len(n.rule.Exprs)
-	if !n.markValue(get(v, "value")) {
-		n.rule.Exprs = n.rule.Exprs[:before]
-		n.unknown(s)
+	if !ok {
+		n.opaque(s)
 		return
 	}
-	n.add(netfilter.Expr{Op: op, Key: "mark", Sreg: reg1, Text: fmt.Sprintf("%s mark set %s", kind, nftWords(get(v, "value")))})
+	n.rule.Exprs[len(n.rule.Exprs)-1].Text = fmt.Sprintf("%s set %s", nftWords(get(v, "key")), nftWords(value))
 }
 
-// markValue computes a mark in register 1: a number, another mark, or one with bits set, cleared or turned.
+func (n *nftRule) setKey(kind, key string, value any) bool {
+	op := netfilter.OpMeta
+	if kind == "ct" {
+		op = netfilter.OpCT
+	}
+	ok := true
+	switch {
+	case key == "mark":
+		ok = n.markValue(value)
+	case kind == "ct" && key == "zone":
+		var b []byte
+		b, ok = encode("zone", value)
+		n.add(netfilter.Expr{Op: netfilter.OpImmediate, Dreg: reg1, Data: b})
+	}
+	n.add(netfilter.Expr{Op: op, Key: key, Sreg: reg1})
+	return ok
+}
+
+// write puts a value into the packet, of a field of some bits among the others of its bytes.
+func (n *nftRule) write(field, value any) bool {
+	f, ok := n.field(field)
+	if !ok {
+		return false
+	}
+	data, ok := encode(f.typ, value)
+	size := uint32(sizeOf(f.typ))
+	if bits, some := bitFields[f.typ]; some {
+		rest := bits.bytes(^bits.mask, size)
+		n.add(netfilter.Expr{Op: netfilter.OpPayload, Base: f.base, Offset: f.offset, Len: size, Dreg: reg1},
+			netfilter.Expr{Op: netfilter.OpBitwise, Sreg: reg1, Dreg: reg1, Len: size, Data: rest, DataEnd: data})
+	} else {
+		n.add(netfilter.Expr{Op: netfilter.OpImmediate, Dreg: reg1, Data: data})
+	}
+	n.add(netfilter.Expr{Op: netfilter.OpWrite, Sreg: reg1, Base: f.base, Offset: f.offset, Len: size})
+	return ok
+}
+
+// markValue computes a mark in register 1: a number, another mark, one with bits set, cleared or turned, or
+// what a map or a hash gives.
 func (n *nftRule) markValue(v any) bool {
 	if isNumber(str(v)) {
 		n.add(netfilter.Expr{Op: netfilter.OpImmediate, Dreg: reg1, Data: native32(number[uint32](str(v)))})
 		return true
 	}
 	kind, args := object1(v)
-	if kind == "meta" || kind == "ct" {
-		_, ok := n.load(v, reg1)
+	switch kind {
+	case "meta", "ct", "numgen", "jhash", "symhash":
+		types, ok := n.load(v, reg1)
+		return ok && len(types) == 1 && (types[0] == "mark" || types[0] == "integer32")
+	case "map":
+		name, ok := n.lookup(get(args, "key"), get(args, "data"), []string{"mark"})
+		n.add(netfilter.Expr{Op: netfilter.OpLookup, Set: name, Sreg: reg1, Dreg: reg1})
 		return ok
 	}
 	a := list(args)
@@ -139,7 +209,16 @@ func (n *nftRule) markValue(v any) bool {
 func nftWords(v any) string {
 	switch kind, x := object1(v); kind {
 	case "payload":
+		if base := str(get(x, "base")); base != "" {
+			return "@" + base + "," + str(get(x, "offset")) + "," + str(get(x, "len"))
+		}
 		return str(get(x, "protocol")) + " " + str(get(x, "field"))
+	case "map":
+		return nftWords(get(x, "key")) + " map " + nftWords(get(x, "data"))
+	case "numgen":
+		return "numgen " + str(get(x, "mode")) + " mod " + str(get(x, "mod"))
+	case "jhash", "symhash":
+		return strings.Replace(kind+" "+nftWords(get(x, "expr"))+" mod "+str(get(x, "mod")), "symhash null", "symhash", 1)
 	case "meta", "ct":
 		return strings.TrimSpace(kind + " " + str(get(x, "dir")) + " " + str(get(x, "key")))
 	case "prefix":

@@ -2,6 +2,7 @@ package listing
 
 import (
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -39,8 +40,11 @@ func (p *nftText) line(l line) bool {
 			p.depth--
 		}
 		if strings.HasPrefix(s, "#") {
-			if h, ok := strings.CutPrefix(s, "# handle "); ok {
+			switch h, ok := strings.CutPrefix(s, "# handle "); {
+			case ok:
 				p.toks = append(p.toks, nftToken{"#handle", false, l.no}, nftToken{strings.TrimSpace(h), false, l.no})
+			case !strings.HasPrefix(text, "#"): // what nft has no words for stands in a comment: "# xt_conntrack"
+				p.toks = append(p.toks, nftToken{s, false, l.no})
 			}
 			continue
 		}
@@ -116,13 +120,35 @@ func (r *nftReader) table() {
 			r.set(word)
 		case "comment":
 			r.next()
+		case "counter", "quota", "limit", "secmark", "synproxy":
+			r.object(word)
+		case "ct":
+			r.object("ct " + r.next())
 		default:
-			r.skipBlock() // flowtable, counter, ct helper, …
+			r.skipBlock() // flowtable, …
 		}
 	}
 }
 
-// skipBlock leaves out an object that no rule's verdict depends on.
+// object reads "quota cap { over 1000 bytes }".
+func (r *nftReader) object(kind string) {
+	o := obj{}
+	name := r.next()
+	at := r.i
+	if r.take("{") && (kind == "counter" || kind == "quota" || kind == "limit") {
+		for r.take("\n") || r.take("#handle") && r.next() != "" {
+		}
+		if _, v := object1(r.stateful(kind)); v != nil {
+			o, _ = v.(obj)
+		}
+	}
+	o["family"], o["table"], o["name"] = r.fam, r.name, name
+	r.out = append(r.out, obj{kind: o})
+	r.i = at
+	r.skipBlock()
+}
+
+// skipBlock leaves out what no rule's verdict depends on.
 func (r *nftReader) skipBlock() {
 	for !r.done() && r.peek() != "{" && r.peek() != "\n" {
 		r.i++
@@ -230,6 +256,8 @@ func (r *nftReader) set(kind string) {
 	s := obj{"family": r.fam, "table": r.name, "name": name}
 	for !r.done() && !r.take("}") {
 		switch r.next() {
+		case "typeof":
+			r.typeOf(s)
 		case "type":
 			var key, data []string
 			for !r.done() && r.peek() != "\n" && r.peek() != ";" {
@@ -264,6 +292,28 @@ func (r *nftReader) set(kind string) {
 	r.out = append(r.out, obj{kind: s})
 }
 
+// typeOf reads "typeof ip saddr . tcp dport : verdict". Rules that ask a set of other types stay in doubt.
+func (r *nftReader) typeOf(s obj) {
+	types := func(v any) (out []any) {
+		parts := []any{v}
+		if kind, c := object1(v); kind == "concat" {
+			parts = list(c)
+		}
+		for _, p := range parts {
+			kind, x := object1(p)
+			typ := map[string]string{"meta": metaTypes[str(get(x, "key"))], "ct": ctTypes[str(get(x, "key"))], "payload": headers[str(get(x, "protocol"))][str(get(x, "field"))].typ}[kind]
+			out = append(out, typ)
+		}
+		return out
+	}
+	s["type"] = types(r.concatExpr())
+	if r.take(":") {
+		if s["map"] = []any{r.peek()}; r.peek() != "verdict" {
+			s["map"] = types(r.concatExpr())
+		}
+	}
+}
+
 // elements reads up to the closing brace, which it takes.
 func (r *nftReader) elements() []any {
 	var out []any
@@ -281,7 +331,10 @@ func (r *nftReader) elements() []any {
 				}
 				continue
 			}
-			r.i++ // timeout, expires, comment, counter
+			switch r.next() { // and timeout, expires, comment, counter
+			case "limit", "quota", "ct":
+				key = obj{"elem": obj{"val": key, "limit": obj{}}}
+			}
 		}
 		if data != nil {
 			out = append(out, []any{key, data})
@@ -299,13 +352,18 @@ func (r *nftReader) verdict() any {
 		return nil
 	}
 	r.i++
+	if word == "queue" {
+		for slices.Contains([]string{"num", "to", "flags", "bypass", "fanout", ","}, r.peek()) || nftRange.MatchString(r.peek()) || isNumber(r.peek()) {
+			r.i++
+		}
+	}
 	if word == "jump" || word == "goto" {
 		return obj{word: obj{"target": r.next()}}
 	}
 	return obj{word: nil}
 }
 
-var nftRange = regexp.MustCompile(`^([0-9a-f.:]+)-([0-9a-f.:]+)$`)
+var nftRange = regexp.MustCompile(`^([0-9a-fx.:]+)-([0-9a-fx.:]+)$`)
 
 // value reads a scalar, a range, a prefix, or several joined by dots.
 func (r *nftReader) value() any {

@@ -10,14 +10,39 @@ import (
 	"github.com/podtrace/podtrace/pkg/netfilter"
 )
 
-// typeLen is the length in bytes of a value of a type of nft; those in host byte order are in hostOrder.
+// typeLen is the length in bytes of a value of a type of nft; those in host byte order are in hostOrder. Types
+// that nft has no name for tell numbers by their length and fields of a few bits by what they are.
 var typeLen = map[string]int{
 	"ipv4_addr": 4, "ipv6_addr": 16, "ether_addr": 6, "inet_service": 2, "inet_proto": 1, "ifname": 16, "mark": 4, "ct_state": 4,
 	"ct_status": 4, "ct_dir": 1, "fib_addrtype": 4, "nf_proto": 1, "ether_type": 2, "icmp_type": 1, "icmpv6_type": 1, "icmp_code": 1,
 	"tcp_flag": 1, "integer8": 1, "integer16": 2, "integer32": 4, "uid": 4, "pkt_type": 1,
+	"boolean": 1, "zone": 2, "iface_type": 2, "arp_op": 2, "integer32be": 4, "integer64": 8, "integer64be": 8, "ip_dscp": 1, "ip6_dscp": 2,
+	"ip_version": 1, "ip_hdrlength": 1,
 }
 
-var hostOrder = map[string]bool{"mark": true, "ct_state": true, "ct_status": true, "fib_addrtype": true, "integer32": true, "uid": true}
+var hostOrder = map[string]bool{"mark": true, "ct_state": true, "ct_status": true, "fib_addrtype": true, "integer32": true, "uid": true, "zone": true, "iface_type": true,
+	"integer64": true}
+
+// bigEndian before a type's name is that type in network byte order.
+const bigEndian = "be:"
+
+func sizeOf(typ string) int { return typeLen[strings.TrimPrefix(typ, bigEndian)] }
+
+// bitField is a field of some bits: the value stands shift bits to the left, under the mask.
+type bitField struct {
+	mask  uint64
+	shift uint
+}
+
+var bitFields = map[string]bitField{
+	"ip_dscp": {0xfc, 2}, "ip6_dscp": {0x0fc0, 6}, "ip_version": {0xf0, 4}, "ip_hdrlength": {0x0f, 0},
+}
+
+// bytes writes the bits of a field as they stand in its bytes.
+func (bitField) bytes(v uint64, size uint32) []byte {
+	b := binary.BigEndian.AppendUint64(nil, v)
+	return b[8-min(size, 8):]
+}
 
 // symbols are the names that nft prints for numbers.
 var symbols = map[string]map[string]uint64{
@@ -30,8 +55,18 @@ var symbols = map[string]map[string]uint64{
 	"icmp_type":    {"echo-reply": 0, "destination-unreachable": 3, "source-quench": 4, "redirect": 5, "echo-request": 8, "router-advertisement": 9, "router-solicitation": 10, "time-exceeded": 11, "parameter-problem": 12},
 	"icmpv6_type": {"destination-unreachable": 1, "packet-too-big": 2, "time-exceeded": 3, "parameter-problem": 4, "echo-request": 128, "echo-reply": 129,
 		"mld-listener-query": 130, "mld-listener-report": 131, "nd-router-solicit": 133, "nd-router-advert": 134, "nd-neighbor-solicit": 135, "nd-neighbor-advert": 136, "nd-redirect": 137},
-	"tcp_flag": {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ecn": 64, "cwr": 128},
-	"pkt_type": {"host": 0, "unicast": 0, "broadcast": 1, "multicast": 2, "other": 3},
+	"tcp_flag":   {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ecn": 64, "cwr": 128},
+	"pkt_type":   {"host": 0, "unicast": 0, "broadcast": 1, "multicast": 2, "other": 3},
+	"arp_op":     {"request": 1, "reply": 2},
+	"iface_type": {"ether": 1, "ppp": 512, "ipip": 768, "ip6ip6": 769, "loopback": 772, "sit": 776, "ipgre": 778},
+	"boolean":    {"exists": 1, "missing": 0},
+	"uid":        {"root": 0},
+	"ip_dscp":    dscps, "ip6_dscp": dscps,
+}
+
+var dscps = map[string]uint64{
+	"cs0": 0, "cs1": 8, "cs2": 16, "cs3": 24, "cs4": 32, "cs5": 40, "cs6": 48, "cs7": 56, "df": 0, "be": 0, "lephb": 1, "le": 1, "va": 44, "ef": 46,
+	"af11": 10, "af12": 12, "af13": 14, "af21": 18, "af22": 20, "af23": 22, "af31": 26, "af32": 28, "af33": 30, "af41": 34, "af42": 36, "af43": 38,
 }
 
 func isBitmask(typ string) bool { return typ == "ct_state" || typ == "ct_status" || typ == "tcp_flag" }
@@ -39,6 +74,11 @@ func isBitmask(typ string) bool { return typ == "ct_state" || typ == "ct_status"
 // encode writes a value as it stands in a register; false when the type does not have it.
 func encode(typ string, v any) ([]byte, bool) {
 	s := str(v)
+	if t, ok := strings.CutPrefix(typ, betweenTypes); ok { // both ends, one behind the other
+		lo, hi, ok := bounds(t, v)
+		return append(lo, hi...), ok
+	}
+	typ, big := strings.CutPrefix(typ, bigEndian)
 	switch typ {
 	case "ipv4_addr", "ipv6_addr":
 		a := parseIP(s)
@@ -64,16 +104,23 @@ func encode(typ string, v any) ([]byte, bool) {
 			n, ok = n|b, ok && bok
 		}
 	}
-	size := typeLen[typ]
-	if !ok || size == 0 || size > 4 || n>>(8*size) != 0 {
+	size := sizeOf(typ)
+	if f, bits := bitFields[typ]; bits {
+		n <<= f.shift
+		ok = ok && n&^f.mask == 0
+	}
+	if !ok || size == 0 || size > 8 || size < 8 && n>>(8*size) != 0 {
 		return nil, false
 	}
-	if hostOrder[typ] {
-		return native32(uint32(n)), true
+	b := binary.BigEndian.AppendUint64(nil, n)[8-size:]
+	if hostOrder[typ] && !big && binary.NativeEndian.Uint16([]byte{0, 1}) != 1 {
+		slices.Reverse(b)
 	}
-	b := binary.BigEndian.AppendUint32(nil, uint32(n))
-	return b[4-size:], true
+	return b, true
 }
+
+// betweenTypes before a type's name is a range of it, of which a map gives both ends.
+const betweenTypes = "range:"
 
 func symbol(typ, s string) (uint64, bool) {
 	if n, ok := symbols[typ][s]; ok {
@@ -87,7 +134,7 @@ func symbol(typ, s string) (uint64, bool) {
 	if s == "true" || s == "false" {
 		return map[string]uint64{"true": 1}[s], true
 	}
-	n, err := strconv.ParseUint(s, 0, 32)
+	n, err := strconv.ParseUint(s, 0, 64)
 	return n, err == nil
 }
 
@@ -182,9 +229,22 @@ func typesOf(v any) []string {
 func (n *nftRule) anonymous(types []string, elems []any, data []string) (string, bool) {
 	name := "__listed" + strconv.Itoa(n.set.anon)
 	n.set.anon++
+	if data != nil && len(data) == 1 && slices.ContainsFunc(elems, leadsToRange) {
+		data = []string{betweenTypes + data[0]}
+	}
 	s, ok := setOf(name, types, elems, data, slices.ContainsFunc(elems, isRange))
 	n.table.Sets = append(n.table.Sets, s)
 	return name, ok
+}
+
+// leadsToRange: a map's element may give a range or a network.
+func leadsToRange(e any) bool {
+	l := list(e)
+	if len(l) != 2 {
+		return false
+	}
+	kind, _ := object1(l[1])
+	return kind == "range" || kind == "prefix"
 }
 
 func isRange(e any) bool {
@@ -209,13 +269,28 @@ func value0(e any) any {
 
 func setOf(name string, types []string, elems []any, data []string, interval bool) (netfilter.Set, bool) {
 	s := netfilter.Set{Name: name, Map: data != nil, Interval: interval}
-	for _, t := range types {
-		if typeLen[t] == 0 {
+	types = slices.Clone(types)
+	for i, t := range types {
+		size := uint32(sizeOf(t))
+		if size == 0 {
 			return s, false
 		}
+		if interval && hostOrder[t] { // the kernel compares those as numbers, too
+			types[i] = bigEndian + t
+		}
+		s.KeyLen = (s.KeyLen+3)&^3 + size
+		if len(types) > 1 {
+			s.Fields = append(s.Fields, size)
+		}
+	}
+	if len(types) > 1 {
+		s.KeyLen = (s.KeyLen + 3) &^ 3
+	}
+	for _, t := range data {
+		s.DataLen = (s.DataLen+3)&^3 + uint32(sizeOf(t))
 	}
 	if interval && len(types) == 1 {
-		s.Elements = append(s.Elements, netfilter.Element{Key: make([]byte, typeLen[types[0]]), End: true})
+		s.Elements = append(s.Elements, netfilter.Element{Key: make([]byte, s.KeyLen), End: true})
 	}
 	for _, e := range elems {
 		var target any
@@ -230,10 +305,17 @@ func setOf(name string, types []string, elems []any, data []string, interval boo
 			return s, false
 		}
 		for _, x := range es {
+			x.Limited = limited(e)
 			s.Elements = append(s.Elements, x.Element)
 		}
 	}
 	return s, true
+}
+
+// limited: an element may carry a statement that stops the rule.
+func limited(e any) bool {
+	_, v := object1(e)
+	return get(v, "limit") != nil || get(v, "quota") != nil || get(v, "ct count") != nil
 }
 
 type nftElement struct{ netfilter.Element }
@@ -243,6 +325,10 @@ func (e *nftElement) aim(target any, data []string) bool {
 	if len(data) == 1 && data[0] == "verdict" {
 		e.Verdict = jumpOf(target)
 		return e.Verdict != nil
+	}
+	if _, object := objectTypes[data[0]]; object && len(data) == 1 {
+		e.Object = str(target)
+		return e.Object != ""
 	}
 	var ok bool
 	e.Data, ok = concat(data, target)
@@ -259,7 +345,7 @@ func elementsOf(types []string, v any, interval bool) ([]nftElement, bool) {
 		return concatElement(types, v, interval)
 	}
 	lo, hi, ok := bounds(types[0], v)
-	if !ok || interval && hostOrder[types[0]] { // the kernel compares those in another order than they are in
+	if !ok {
 		return nil, false
 	}
 	out := []nftElement{{netfilter.Element{Key: lo}}}
