@@ -67,7 +67,7 @@ func readNFTables(b *block, l line, raw []byte) {
 
 // rulesetOf keeps tables, chains, sets and rules in their order.
 func (b *block) rulesetOf(objects []obj) {
-	r := &nftRuleset{}
+	r := &nftRuleset{terse: slices.ContainsFunc(b.cmd.words, func(w string) bool { return w == "-t" || w == "--terse" })}
 	for _, o := range objects {
 		kind, v := object1(o)
 		switch kind {
@@ -99,6 +99,7 @@ type nftRuleset struct {
 	tables []netfilter.Table
 	types  map[string][]string // types of named sets and of the data of maps
 	anon   int
+	terse  bool // sets are listed without their elements
 }
 
 // at finds the table of an object, or makes it: a listing of one chain has no table of its own.

@@ -192,11 +192,14 @@ func (r *nftReader) nat(word string) any {
 
 // natTo reads the new address and port.
 func (r *nftReader) natTo(n obj) bool {
-	if v, ok := strings.CutPrefix(r.peek(), ":"); ok && v == "" { // ":tcp dport map …"
-		r.i++
-		m := r.mapOf()
-		n["port"] = m
-		return m != nil
+	if word, ok := strings.CutPrefix(r.peek(), ":"); ok && !r.done() { // ":tcp dport map …"
+		tok := &r.toks[r.i]
+		tok.s = word
+		if m := r.mapOf(); m != nil {
+			n["port"] = m
+			return true
+		}
+		tok.s = ":" + word
 	}
 	if m := r.mapOf(); m != nil {
 		n["addr"] = m

@@ -220,7 +220,9 @@ func nftWords(v any) string {
 	case "jhash", "symhash":
 		return strings.Replace(kind+" "+nftWords(get(x, "expr"))+" mod "+str(get(x, "mod")), "symhash null", "symhash", 1)
 	case "meta", "ct":
-		return strings.TrimSpace(kind + " " + str(get(x, "dir")) + " " + str(get(x, "key")))
+		return strings.Join(strings.Fields(kind+" "+str(get(x, "dir"))+" "+str(get(x, "key"))), " ")
+	case "text": // that the grammar does not reach
+		return str(x)
 	case "prefix":
 		return str(get(x, "addr")) + "/" + str(get(x, "len"))
 	case "range", "concat", "set", "&", "|", "^":

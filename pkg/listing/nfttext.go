@@ -323,6 +323,13 @@ func (r *nftReader) elements() []any {
 			continue
 		}
 		key := r.value()
+		if r.peek() == "|" {
+			bits := []any{key}
+			for r.take("|") {
+				bits = append(bits, r.scalar())
+			}
+			key = obj{"|": bits}
+		}
 		var data any
 		for !r.done() && r.peek() != "," && r.peek() != "}" {
 			if r.take(":") {
@@ -331,9 +338,21 @@ func (r *nftReader) elements() []any {
 				}
 				continue
 			}
-			switch r.next() { // and timeout, expires, comment, counter
+			switch word := r.next(); word {
+			case "\n":
+			case "timeout", "expires", "comment":
+				r.i++
+			case "last":
+				r.take("used")
+				r.i++
+			case "counter":
+				r.stateful(word)
 			case "limit", "quota", "ct":
+				r.take("count")
+				r.stateful(word)
 				key = obj{"elem": obj{"val": key, "limit": obj{}}}
+			default:
+				key = obj{"text": word} // which makes the set unknown
 			}
 		}
 		if data != nil {

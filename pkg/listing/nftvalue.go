@@ -205,7 +205,7 @@ func (r *nftRuleset) set(v any, kind string) {
 	r.types["data "+name] = data
 	interval := slices.ContainsFunc(list(get(v, "flags")), func(f any) bool { return str(f) == "interval" })
 	s, ok := setOf(name, types, list(get(v, "elem")), data, interval)
-	if !ok {
+	if !ok || r.terse {
 		return // rules that look into it stay in doubt
 	}
 	t.Sets = append(t.Sets, s)

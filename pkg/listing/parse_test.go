@@ -1,10 +1,13 @@
 package listing
 
 import (
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/podtrace/podtrace/pkg/ether"
+	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/tables"
 )
 
@@ -198,5 +201,45 @@ func TestBrief(t *testing.T) {
 	l := n.LinkByName("eth0")
 	if len(n.Addrs) != 4 || l == nil || !l.Up || l.Parent != 7 || l.ParentNetns < 0 || !n.LinkByName("lo").Loopback {
 		t.Errorf("%+v %+v", n.Addrs, l)
+	}
+}
+
+// TestNFTUnknown: what is beyond the grammar may do anything, and prints itself; it never passes.
+func TestNFTUnknown(t *testing.T) {
+	const head, tail = "table ip a {\n set s { type ipv4_addr; elements = { 10.0.0.1 strange } }\n chain b {\n type filter hook forward priority 0; policy accept;\n", "\n }\n}\n"
+	for rule, want := range map[string]string{
+		"ip saddr 10.0.0.1 strange words drop":                     "opaque strange words drop",
+		"counter packets 0 bytes 0 # xt_MASQUERADE":                "opaque # xt_MASQUERADE",
+		"xt target \"TPROXY\"":                                     "opaque xt target TPROXY",
+		"synproxy mss 1460":                                        "opaque synproxy mss 1460",
+		"tproxy to :80 accept":                                     "opaque tproxy to :80 accept",
+		"dnat to somewhere":                                        "opaque dnat to somewhere",
+		"ip saddr @s drop":                                         "lookup ip saddr @s",
+		"ip saddr { 10.0.0.1, 10.0.0.300 } drop":                   "unknown ip saddr { 10.0.0.1, 10.0.0.300 }",
+		"meta mark set ip saddr map { 10.0.0.1 : strange } accept": "opaque",
+	} {
+		n := one(t, "nft list ruleset", head+rule+tail)
+		rules := n.Netfilter.Tables[0].Chains[0].Rules
+		if !slices.ContainsFunc(rules[0].Exprs, func(e netfilter.Expr) bool { return strings.HasPrefix(string(e.Op)+" "+e.Text, want) }) {
+			t.Errorf("%s: %s", rule, jsonOf(rules))
+		}
+		p := netfilter.Packet{Family: netfilter.FamilyIPv4, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), Proto: 17, In: "a", Out: "b"}
+		os := netfilter.NewState(n.Netfilter).Run(netfilter.FamilyIPv4, netfilter.HookForward, p, netfilter.Conn{}, nil)
+		if len(os) != 1 || os[0].Verdict != netfilter.Unknown {
+			t.Errorf("%s: %+v", rule, os)
+		}
+	}
+}
+
+// TestIPTablesUnknown: likewise.
+func TestIPTablesUnknown(t *testing.T) {
+	for _, rule := range []string{"-j TPROXY --on-port 1", "-p strange -j DROP", "-s nowhere -j DROP", "-m strange --x 1 -j DROP", "-j NOCHAIN", "-m tcp --tcp-option 3 -j DROP",
+		"-s 10.0.0.0/255.0.255.0 -j DROP", "-m set --match-set none src -j DROP", "-j DROP2 --strange", "-m recent --strange 1 -j DROP"} {
+		n := one(t, "iptables-save", "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD "+rule+"\nCOMMIT\n")
+		p := netfilter.Packet{Family: netfilter.FamilyIPv4, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), Proto: 17, In: "a", Out: "b"}
+		os := netfilter.NewState(n.Netfilter).Run(netfilter.FamilyIPv4, netfilter.HookForward, p, netfilter.Conn{}, nil)
+		if len(os) != 1 || os[0].Verdict != netfilter.Unknown {
+			t.Errorf("%s: %+v", rule, os)
+		}
 	}
 }
