@@ -154,7 +154,7 @@ func bench(gencap string, packets int) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()     // of the system's temporary files
 	if err := os.Chmod(dir, 0o755); err != nil { // tcpdump gives up root
 		return err
 	}
@@ -165,22 +165,22 @@ func bench(gencap string, packets int) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%-28s %v\n", "5 x 50000 packets", short)
+	fmt.Fprintf(os.Stdout, "%-28s %v\n", "5 x 50000 packets", short)
 	tenth, _, err := measure(gencap, dir, packets/10, 1)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%-28s %v\n", fmt.Sprintf("5 x %d packets", packets/10), tenth)
+	fmt.Fprintf(os.Stdout, "%-28s %v\n", fmt.Sprintf("5 x %d packets", packets/10), tenth)
 	full, allocs, err := measure(gencap, dir, packets, 3)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%-28s %v\n", fmt.Sprintf("5 x %d packets", packets), full)
+	fmt.Fprintf(os.Stdout, "%-28s %v\n", fmt.Sprintf("5 x %d packets", packets), full)
 	dump, err := tcpdump(dir)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%-28s %v\n", "tcpdump -w /dev/null, each", dump)
+	fmt.Fprintf(os.Stdout, "%-28s %v\n", "tcpdump -w /dev/null, each", dump)
 	bounds := []bound{
 		{"cpu, of tcpdump's", full.cpu.Seconds() / dump.cpu.Seconds(), 1.25},
 		{"wall, of tcpdump's", full.wall.Seconds() / dump.wall.Seconds(), 0.65},
@@ -191,7 +191,7 @@ func bench(gencap string, packets int) error {
 	}
 	var errs []error
 	for _, b := range bounds {
-		fmt.Printf("%-28s %8.4f (at most %v)\n", b.name, b.got, b.most)
+		fmt.Fprintf(os.Stdout, "%-28s %8.4f (at most %v)\n", b.name, b.got, b.most)
 		if b.got > b.most {
 			errs = append(errs, fmt.Errorf("%s: %.4f, at most %v", b.name, b.got, b.most))
 		}

@@ -63,8 +63,9 @@ func (k Key) narrow() bool {
 	switch k.Kind {
 	case Conntrack, Qdisc, Class, Softnet:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // level reports whether it is a state and no counter: it may fall, and is no reset then.
@@ -78,6 +79,7 @@ func (k Key) level() bool {
 		return hasSuffix(k.Name, ".qlen", ".backlog")
 	case Proto:
 		return levels[k.Name]
+	default:
+		return false
 	}
-	return false
 }

@@ -33,6 +33,7 @@ func Meaning(k Key) (Loss, bool) {
 		}
 		l, ok := proto6Losses[name]
 		return l, ok
+	default:
 	}
 	if k.Kind == Qdisc && (strings.HasPrefix(k.Name, "clsact[") || strings.HasPrefix(k.Name, "ingress[")) && name == "drops" {
 		return Loss{Text: "a filter of tc dropped it", Source: "sch_handle_ingress"}, true

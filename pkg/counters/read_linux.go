@@ -30,7 +30,7 @@ func Read(ctx context.Context, h *netns.Handle) (*Snapshot, error) {
 	if err := h.Do(r.inside); err != nil {
 		return nil, fmt.Errorf("read counters: %w", err)
 	}
-	defer r.conn.Close()
+	defer r.conn.Close() //nolint:errcheck // only read
 	deadline, ok := ctx.Deadline()
 	if end := time.Now().Add(readTimeout); !ok || end.Before(deadline) {
 		deadline = end
@@ -168,7 +168,7 @@ func ctnetlink(set func(name string, v uint64)) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer c.Close() //nolint:errcheck // only read
 	cpus, err := c.Stats()
 	if err != nil {
 		return err

@@ -67,7 +67,7 @@ func (s *source) wait() { <-s.done }
 func (s *source) run(ctx context.Context) {
 	defer close(s.done)
 	defer close(s.full)
-	defer s.reader.Close()
+	defer s.reader.Close() //nolint:errcheck // only read
 	if s.sort {
 		s.err = s.sorted(ctx)
 	} else {

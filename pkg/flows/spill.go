@@ -27,7 +27,7 @@ func (s *source) sorted(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("sort capture file %q: %w", s.cfg.Path, err)
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }() // of the system's temporary files
 	defer f.Close()
 	tuples, lens, err := s.spill(ctx, f)
 	if err != nil {

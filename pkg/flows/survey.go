@@ -76,7 +76,7 @@ func (s *surveyor) sample(p Point, limit int, keep uint64) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close()
+	defer r.Close() //nolint:errcheck // only read
 	out := sample{vnis: map[uint32]int{}, seen: make([]seen, 0, sampleLen)}
 	parser := parser{port: p.VXLANPort, shortest: maxPrefix}
 	var rec pcapfile.Record

@@ -126,8 +126,7 @@ func refused(what string, err error) error {
 
 // short cuts the verifier's log off: an error is one line.
 func short(err error) error {
-	var ve *ebpf.VerifierError
-	if errors.As(err, &ve) {
+	if ve, ok := errors.AsType[*ebpf.VerifierError](err); ok {
 		return ve.Cause
 	}
 	return err

@@ -33,7 +33,7 @@ func (s *space) setOffloads(p *plan, have linkSet) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	defer unix.Close(fd)
 	for _, l := range p.links {
 		if have[l.name] == nil || l.kind != kindVeth && l.kind != kindVXLAN {
 			continue

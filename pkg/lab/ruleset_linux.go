@@ -60,7 +60,7 @@ func (s *space) flushLegacy(family string) error {
 		return fmt.Errorf("list legacy tables: %w", err)
 	}
 	var text strings.Builder
-	for _, table := range strings.Fields(string(names)) {
+	for table := range strings.FieldsSeq(string(names)) {
 		fmt.Fprintf(&text, "*%s\n", table)
 		for _, chain := range legacyChains[table] {
 			fmt.Fprintf(&text, ":%s ACCEPT [0:0]\n", chain)

@@ -77,13 +77,6 @@ const (
 	fromJSON
 )
 
-// place is the namespace that an output shows, as far as it is known while the page is read.
-type place struct {
-	node  string
-	netns string // tables.HostName, "NAMESPACE/POD", or the three below
-	said  bool   // by the holder, or by how the command was run
-}
-
 // Ways of entering a namespace that do not say whose it is.
 const (
 	byPID       = "pid "

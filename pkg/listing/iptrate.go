@@ -1,6 +1,7 @@
 package listing
 
 import (
+	"bytes"
 	"math"
 	"strings"
 
@@ -108,8 +109,8 @@ func recentMatch(opts []option) []netfilter.Expr {
 			if !mask.IsValid() {
 				return nil
 			}
-			if strings.Trim(string(mask.AsSlice()), "\xff") != "" {
-				e.Data = mask.AsSlice()
+			if b := mask.AsSlice(); bytes.Count(b, []byte{0xff}) < len(b) {
+				e.Data = b
 			}
 		case "rsource":
 		case "rdest":

@@ -240,20 +240,20 @@ func (p *ifconfig) below(l line) bool {
 		return true
 	}
 	w := wordsOf(l.text)
-	switch first := w.peek(); {
-	case first == "inet" || first == "inet6":
+	switch w.peek() {
+	case "inet", "inet6":
 		return p.addr(l, w)
-	case first == "ether":
+	case "ether":
 		m := parseMAC(w[min(1, len(w)-1)])
 		p.cur.also(func(n *tables.Link) { n.MAC, n.HardwareTy = m, 1 })
 		return true
-	case first == "loop":
+	case "loop":
 		p.cur.also(func(n *tables.Link) { n.HardwareTy = hardwareTypes["loopback"] })
 		return true
-	case first == "RX" || first == "TX":
+	case "RX", "TX":
 		p.counters(w)
 		return true
-	case first == "unspec", first == "tunnel", first == "sit", first == "device", first == "nodeinfo", first == "DOWN":
+	case "unspec", "tunnel", "sit", "device", "nodeinfo", "DOWN":
 		return true
 	}
 	return strings.HasPrefix(w.peek(), "collisions:") || strings.HasPrefix(w.peek(), "Interrupt:") || strings.HasPrefix(w.peek(), "Memory:")

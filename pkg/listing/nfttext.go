@@ -33,10 +33,10 @@ func (p *nftText) line(l line) bool {
 		p.first = l
 	}
 	for _, s := range nftLex.FindAllString(text, -1) {
-		switch {
-		case s == "{":
+		switch s {
+		case "{":
 			p.depth++
-		case s == "}":
+		case "}":
 			p.depth--
 		}
 		if strings.HasPrefix(s, "#") {

@@ -229,7 +229,7 @@ func typesOf(v any) []string {
 func (n *nftRule) anonymous(types []string, elems []any, data []string) (string, bool) {
 	name := "__listed" + strconv.Itoa(n.set.anon)
 	n.set.anon++
-	if data != nil && len(data) == 1 && slices.ContainsFunc(elems, leadsToRange) {
+	if len(data) == 1 && slices.ContainsFunc(elems, leadsToRange) {
 		data = []string{betweenTypes + data[0]}
 	}
 	s, ok := setOf(name, types, elems, data, slices.ContainsFunc(elems, isRange))

@@ -84,7 +84,7 @@ type stage struct {
 
 func (r *run) all() Outcome {
 	for _, st := range r.ordered(r.stages()) {
-		v := Accept
+		var v Verdict
 		if st.do != nil {
 			v = st.do()
 		} else {

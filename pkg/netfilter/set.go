@@ -17,7 +17,7 @@ func (s *Set) find(key func(n int) value) (el *Element, known bool) {
 		if len(k.b) != len(el.Key) || len(k.b) == 0 {
 			continue
 		}
-		in, sure := false, true
+		var in, sure bool
 		switch {
 		case len(el.KeyEnd) == len(el.Key):
 			in, sure = s.between(k, el.Key, el.KeyEnd)

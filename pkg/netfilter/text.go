@@ -339,21 +339,16 @@ func (d *describer) nat(e *Expr) (string, bool) {
 	if to != "" {
 		text += " to " + to
 	}
-	for _, f := range []bitName{{natRandom, " random"}, {natRandomFully, " fully-random"}, {natPersistent, " persistent"}} {
-		if e.Flags&f.bit != 0 {
-			text += f.name
-		}
-	}
-	return text, true
+	return text + flagWords(e.Flags, []bitName{{natRandom, " random"}, {natRandomFully, " fully-random"}, {natPersistent, " persistent"}}), true
 }
 
 func (d *describer) dynset(e *Expr) string {
 	key, _ := d.from(e.Sreg)
-	text := fmt.Sprintf("%s @%s { %s", e.Key, e.Set, key)
+	parts := []string{fmt.Sprintf("%s @%s { %s", e.Key, e.Set, key)}
 	for _, s := range e.Sub {
-		text += " " + s.Text
+		parts = append(parts, s.Text)
 	}
-	return text + " }"
+	return strings.Join(parts, " ") + " }"
 }
 
 func (d *describer) object(e *Expr) string {

@@ -121,6 +121,17 @@ func bitNames(bits uint32, names []bitName) string {
 	return strings.Join(out, ",")
 }
 
+// flagWords joins the words of the bits that are set, each with the space before it.
+func flagWords(bits uint32, names []bitName) string {
+	var b strings.Builder
+	for _, n := range names {
+		if bits&n.bit != 0 {
+			b.WriteString(n.name)
+		}
+	}
+	return b.String()
+}
+
 func xtICMP(x xtInfo, b []byte) (Expr, bool) {
 	if len(b) < 4 {
 		return Expr{}, false

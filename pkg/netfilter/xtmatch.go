@@ -136,12 +136,13 @@ func xtPhysdev(_ xtInfo, b []byte) (Expr, bool) {
 		m.Out = masked(b[32:48], b[48:64])
 		text += " " + bang(m.NotOut) + "--physdev-out " + m.Out
 	}
+	words := []string{text}
 	for _, f := range []bitName{{physIsIn, "--physdev-is-in"}, {physIsOut, "--physdev-is-out"}, {physBridged, "--physdev-is-bridged"}} {
 		if ask&f.bit != 0 {
-			text += " " + bang(uint32(inv)&f.bit != 0) + f.name
+			words = append(words, bang(uint32(inv)&f.bit != 0)+f.name)
 		}
 	}
-	return Expr{Op: OpPhysdev, Tuple: m, Flags: ask, Data: []byte{inv}, Text: text}, true
+	return Expr{Op: OpPhysdev, Tuple: m, Flags: ask, Data: []byte{inv}, Text: strings.Join(words, " ")}, true
 }
 
 func xtMAC(_ xtInfo, b []byte) (Expr, bool) {
@@ -195,12 +196,7 @@ func xtRPFilter(_ xtInfo, b []byte) (Expr, bool) {
 	if len(b) < 1 {
 		return Expr{}, false
 	}
-	text := "-m rpfilter"
-	for _, f := range []bitName{{rpLoose, " --loose"}, {rpMark, " --validmark"}, {rpAcceptLocal, " --accept-local"}, {8, " --invert"}} {
-		if uint32(b[0])&f.bit != 0 {
-			text += f.name
-		}
-	}
+	text := "-m rpfilter" + flagWords(uint32(b[0]), []bitName{{rpLoose, " --loose"}, {rpMark, " --validmark"}, {rpAcceptLocal, " --accept-local"}, {8, " --invert"}})
 	return Expr{Op: OpRPFilter, Flags: uint32(b[0]), Invert: b[0]&8 != 0, Text: text}, true
 }
 

@@ -246,10 +246,5 @@ func (n *NAT) xtText(name string, flags uint32) string {
 			text += " --to-ports " + ports
 		}
 	}
-	for _, f := range []bitName{{natRandom, " --random"}, {natRandomFully, " --random-fully"}, {natPersistent, " --persistent"}} {
-		if flags&f.bit != 0 {
-			text += f.name
-		}
-	}
-	return text
+	return text + flagWords(flags, []bitName{{natRandom, " --random"}, {natRandomFully, " --random-fully"}, {natPersistent, " --persistent"}})
 }

@@ -15,9 +15,10 @@ const (
 	blockEnhanced  uint32 = 6
 )
 
+const byteOrderMagic uint32 = 0x1a2b3c4d
+
 const (
-	byteOrderMagic uint32 = 0x1a2b3c4d
-	blockFrame            = 12 // bytes: type and total length before the body, the length again after it
+	blockFrame = 12 // bytes: type and total length before the body, the length again after it
 	// maxBlock bounds, in bytes, the blocks that are looked into: a packet and its options. Others
 	// are passed over without a buffer.
 	maxBlock = 4 * MaxPacket

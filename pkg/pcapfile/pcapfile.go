@@ -9,6 +9,7 @@
 package pcapfile
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -132,7 +133,7 @@ func NewReader(in io.Reader, name string) (*Reader, error) {
 func (r *Reader) start() error {
 	magic, err := r.src.peek(4)
 	if err != nil {
-		r.cut(4)
+		_ = r.cut(4) // which is kept as the damage that Next finds
 		return nil
 	}
 	if isSection(magic) {
@@ -193,7 +194,7 @@ func (r *Reader) broken(format string, args ...any) error {
 // is the regular end, unless the file has not begun.
 func (r *Reader) cut(want int) error {
 	have := r.src.buffered()
-	if err := r.src.err; err != nil && err != io.EOF {
+	if err := r.src.err; err != nil && !errors.Is(err, io.EOF) {
 		return r.broken("read: %w", err)
 	}
 	if have == 0 && r.src.off > 0 {

@@ -287,7 +287,7 @@ func TestOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if d := r.Damage(); d == nil || !d.CutShort || d.Offset != 0 || r.Next(&Record{}) != io.EOF {
+	if d := r.Damage(); d == nil || !d.CutShort || d.Offset != 0 || !errors.Is(r.Next(&Record{}), io.EOF) {
 		t.Errorf("empty file: damage %v", d)
 	}
 }
