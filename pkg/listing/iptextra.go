@@ -20,6 +20,7 @@ type iptWords struct {
 // extras gives the expressions of the words behind the addresses, and of the target.
 func (p *iptablesList) extras(rest words, target string) []netfilter.Expr {
 	w := &iptWords{words: rest}
+	lost := false
 	for len(w.words) > 0 {
 		not := w.skip("!")
 		at := w.words
@@ -30,9 +31,12 @@ func (p *iptablesList) extras(rest words, target string) []netfilter.Expr {
 		if !w.match(word, not) && !w.target(word) {
 			w.out = append(w.out, netfilter.Expr{Op: netfilter.OpUnknown, Text: strings.Join(at, " ")})
 			w.words = nil
+			lost = true
 		}
 	}
 	switch {
+	case lost && iptTargets[target] != nil && target != "REJECT": // its options are among what is not known
+		return append(w.out, netfilter.Expr{Op: netfilter.OpOpaque, Text: "-j " + target})
 	case target == "":
 		return append(w.out, netfilter.Expr{Op: netfilter.OpPass})
 	case w.jmp:

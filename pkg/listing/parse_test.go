@@ -195,6 +195,19 @@ Chain KUBE-SERVICES (1 references)
 	}
 }
 
+// TestIPTablesListLost: a target whose options stand behind words that are not known may do anything.
+func TestIPTablesListLost(t *testing.T) {
+	n := one(t, "iptables -t raw -nvL", `Chain PREROUTING (policy ACCEPT 0 packets, 0 bytes)
+ pkts bytes target     prot opt in     out     source               destination         
+    0     0 CT         0    --  *      *       0.0.0.0/0            0.0.0.0/0            strange words CT notrack
+    0     0 CT         0    --  *      *       0.0.0.0/0            0.0.0.0/0            CT notrack
+`)
+	rules := n.Netfilter.Tables[0].Chains[0].Rules
+	if es := rules[0].Exprs; es[1].Op != netfilter.OpUnknown || es[2].Op != netfilter.OpOpaque || rules[1].Exprs[1].Op != netfilter.OpNotrack {
+		t.Errorf("%s", jsonOf(rules))
+	}
+}
+
 // TestBrief reads ip -br, and a page that was copied from a browser.
 func TestBrief(t *testing.T) {
 	n := one(t, "ip -br addr", "lo\u00a0UNKNOWN\u00a0127.0.0.1/8 ::1/128 \n\x1b[36meth0@if7 \x1b[0m UP 10.0.0.2/24 fe80::1/64 \n")
