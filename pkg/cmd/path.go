@@ -19,6 +19,7 @@ type pathOptions struct {
 	Timeout  time.Duration
 	Full     bool
 	NoBPF    bool
+	SrcPort  uint16
 	Contrast string
 }
 
@@ -62,6 +63,7 @@ func newPathCmd(s *Streams, runF func(context.Context, *pathOptions) error) *cob
 	f.IntVar(&o.Count, "count", 3, "how many probes to send")
 	f.DurationVar(&o.Interval, "interval", 50*time.Millisecond, "time between two probes")
 	f.DurationVar(&o.Timeout, "timeout", time.Second, "how long to wait for the last answer; with --probe none, how long to watch")
+	f.Uint16Var(&o.SrcPort, "source-port", 0, "port that TCP and UDP probes are sent from (0: any): a connection that is stuck has one of its own")
 	f.BoolVar(&o.NoBPF, "no-bpf", false, "do not ask the kernel why it dropped a packet (skb:kfree_skb)")
 	f.StringVar(&o.Contrast, "contrast", string(trace.ContrastAuto),
 		"further probes, small and few: auto (a full-size packet on a healthy path; others when the place alone does not decide), always, never")
@@ -93,6 +95,7 @@ func runPath(ctx context.Context, o *pathOptions) error {
 		return err
 	}
 	to.Count, to.Interval, to.Timeout, to.Full = o.Count, o.Interval, o.Timeout, o.Full
+	to.SourcePort = o.SrcPort
 	to.NoBPF, to.Contrast = o.NoBPF, trace.Contrast(o.Contrast)
 	r, err := trace.Path(ctx, to)
 	if r == nil && err == nil {

@@ -48,6 +48,15 @@ func (c *leg) nameCheck(ck *verify.Check, f *Finding) (cause, summary string) {
 		f.Node, f.Interface = c.intent.Src.Node, c.linkName(ck.Step)
 		return "pod-route-wrong", fmt.Sprintf("%s on %s: the pod's route for %s is %q, expected via %s",
 			c.nsName(ck.Step.Netns), f.Node, ck.Step.Target, ck.Observed, ck.Expected)
+	case verify.CheckEndpoint:
+		cause = "dnat-dead-endpoint"
+		if ck.Step.Rule.What == netfilter.WhatConn {
+			cause = "ct-stale"
+			if len(c.Hops) > 0 && c.Hops[0].Frame.Proto == forward.ProtoUDP {
+				cause = "ct-stale-udp"
+			}
+		}
+		return cause, fmt.Sprintf("%s: the service's address is translated to %s, which is none of its endpoints (%s): %s", ck.Step.Node, ck.Observed, ck.Expected, ck.Step.Entry)
 	case verify.CheckPort:
 		return "wrong-port", fmt.Sprintf("port %s is asked for, and the packet arrives at port %s%s", ck.Expected, ck.Observed, c.natWords(ck.Step, f))
 	case verify.CheckDelivered:
@@ -56,10 +65,29 @@ func (c *leg) nameCheck(ck *verify.Check, f *Finding) (cause, summary string) {
 		if ck.Step != nil && ck.Step.Rule != nil {
 			return "masq-pod-to-pod", fmt.Sprintf("%s: traffic between pods is masqueraded: source %s is translated by %s", ck.Step.Node, ck.Expected, ck.Step.Entry)
 		}
+		if br := c.unfiltered(); br != "" {
+			f.Node, f.Interface = c.intent.Dst.Node, br
+			return "bridge-nf-off", fmt.Sprintf("%s: bridged frames bypass netfilter (bridge-nf-call-iptables = 0), so the reply keeps %s for its source, and %s was asked", c.intent.Dst.Node, ck.Observed, ck.Expected)
+		}
 		return "masq-pod-to-pod", fmt.Sprintf("the far end sees source %s, expected %s: traffic between pods is masqueraded", ck.Observed, ck.Expected)
 	default:
 		return c.nameHeader(ck)
 	}
+}
+
+// unfiltered is the bridge that both pods are on, if br_netfilter does not show its frames to the IP layer's rules.
+func (c *leg) unfiltered() string {
+	ns := c.intent.Snapshot.ByID(c.intent.Dst.Host)
+	if ns == nil || c.intent.Src.Host != c.intent.Dst.Host || c.intent.Src.Bridge == 0 || c.intent.Src.Bridge != c.intent.Dst.Bridge {
+		return ""
+	}
+	if v, _ := ns.SysctlInt("bridge.bridge-nf-call-iptables"); v != 0 {
+		return ""
+	}
+	if l := ns.Link(c.intent.Dst.Bridge); l != nil {
+		return l.Name
+	}
+	return ""
 }
 
 // natWords names the translation behind an end that was not meant, and moves the finding there.

@@ -175,7 +175,7 @@ func (c *leg) check(hop, k int, ck *verify.Check) {
 
 // aboutTheEnd: packets that arrive do not excuse that they arrive as others, or elsewhere.
 func aboutTheEnd(check string) bool {
-	return check == verify.CheckSource || check == verify.CheckDelivered || check == verify.CheckPort
+	return check == verify.CheckSource || check == verify.CheckDelivered || check == verify.CheckPort || check == verify.CheckEndpoint
 }
 
 // aboutTheWay: without packets nothing shows that another way than the one that was meant gets there as well.

@@ -65,8 +65,10 @@ type Options struct {
 	// Size is the payload in bytes behind the ICMP or UDP header (0: 56, as ping(8) has it). It is
 	// at least 12, for marker and number. TCP sends no payload.
 	Size int
-	TTL  int  // of IPv4, hop limit of IPv6 (0: the namespace's default)
-	DF   bool // forbid fragmentation, and send past a path MTU that the kernel remembers
+	TTL  int // of IPv4, hop limit of IPv6 (0: the namespace's default)
+	// SrcPort is the port to send from (TCP and UDP), 0: the kernel chooses.
+	SrcPort uint16
+	DF      bool // forbid fragmentation, and send past a path MTU that the kernel remembers
 	// Mark is the firewall mark of the socket (SO_MARK, needs CAP_NET_ADMIN); 0: none.
 	Mark uint32
 }

@@ -211,8 +211,8 @@ func (p *Prober) bind() error {
 			src = netip.IPv6Unspecified()
 		}
 	}
-	if err := unix.Bind(p.fd, sockaddr(src, 0)); err != nil {
-		return fmt.Errorf("bind to %s: %w", src, err)
+	if err := unix.Bind(p.fd, sockaddr(src, p.opts.SrcPort)); err != nil {
+		return fmt.Errorf("bind to %s: %w", netip.AddrPortFrom(src, p.opts.SrcPort), err)
 	}
 	return nil
 }

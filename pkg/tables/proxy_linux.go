@@ -104,7 +104,7 @@ func udpSockets(path string) (map[string]netip.AddrPort, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	return parseUDPSockets(f)
 }
 

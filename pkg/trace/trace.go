@@ -27,6 +27,7 @@ type Options struct {
 	Interval    time.Duration
 	Timeout     time.Duration // for the last answer; without a probe, how long to watch
 	Full        bool          // keep payloads
+	SourcePort  uint16        // to send from, 0: the kernel chooses
 	NoBPF       bool          // do not ask the kernel for its drop reasons
 	Contrast    Contrast      // when to send further probes
 	// Progress, if set, is told each step; it must not block.
@@ -194,7 +195,7 @@ func Path(ctx context.Context, o Options) (*report.Report, error) {
 		return nil, err
 	}
 	defer s.close() //nolint:errcheck // descriptors that were only read
-	st := &stage{session: s, c: &s.c, spec: s.o.Probe, count: o.Count, interval: o.Interval, timeout: o.Timeout}
+	st := &stage{session: s, c: &s.c, spec: s.o.Probe, opts: probe.Options{SrcPort: o.SourcePort}, count: o.Count, interval: o.Interval, timeout: o.Timeout}
 	if err := st.run(ctx); err != nil {
 		return nil, err
 	}

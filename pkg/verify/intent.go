@@ -80,10 +80,10 @@ func goesTo(l forward.Leg, ip netip.Addr) bool {
 // Arrives reports whether a leg ends where it was meant to: in the far end's namespace, or, of an address outside of
 // the snapshot, on the way to it.
 func (in *Intent) Arrives(l forward.Leg) bool {
-	switch {
-	case l.End == forward.Delivered:
+	switch l.End {
+	case forward.Delivered:
 		return in.meant(l.Final)
-	case l.End == forward.Left:
+	case forward.Left:
 		return in != nil && in.Dst.Netns.IsZero() && in.Dst.IP.IsValid() && l.FinalFlow.Dst == in.Dst.IP
 	default:
 		return false
@@ -132,6 +132,7 @@ const (
 	CheckVtepLocal = "vtep local"
 	CheckPort      = "port kept"
 	CheckGateway   = "pod gateway"
+	CheckEndpoint  = "service endpoint"
 	CheckDelivered = "delivered to"
 	CheckSource    = "source kept"
 )
@@ -148,6 +149,13 @@ func (in *Intent) routeCheck(s *forward.Step) (Check, bool) {
 	}
 	if ns.Node == in.Dst.Node {
 		return in.podRouteCheck(s)
+	}
+	if n := in.node(in.Dst.Node); n != nil && n.Flannel.BackendType == "udp" {
+		l := ns.Link(s.Ifindex)
+		return Check{
+			Name: CheckRoute, Source: FromIntent, OK: s.Route != nil && l != nil && l.Kind == "tun",
+			Expected: "dev a TUN device, the tunnel of flanneld", Observed: orNone(s.Entry, "no route"),
+		}, true
 	}
 	want := in.wayTo(ns)
 	if want == "" {
@@ -506,6 +514,28 @@ func (in *Intent) meant(final tables.NetnsID) bool {
 	return in == nil || in.Dst.Netns.IsZero() || final == in.Dst.Netns
 }
 
+// endpointChecks: a service's address may be translated to its endpoints, and to nobody else.
+func (in *Intent) endpointChecks(h *forward.Hop) []Check {
+	if in == nil || len(in.Dsts) == 0 {
+		return nil
+	}
+	for k := range h.Steps {
+		s := &h.Steps[k]
+		if s.Rule == nil || !s.Rule.IsNAT() || !slices.Contains(s.Fields, "ipDst") || slices.ContainsFunc(in.Dsts, func(e End) bool { return e.IP == h.Frame.Dst }) {
+			continue
+		}
+		var want []string
+		for _, e := range in.Dsts {
+			want = append(want, e.IP.String())
+		}
+		return []Check{{
+			Name: CheckEndpoint, Source: FromIntent, Step: s, Node: s.Node, Interface: in.linkName(s.Netns, s.Ifindex),
+			Expected: strings.Join(want, " or "), Observed: h.Frame.Dst.String(),
+		}}
+	}
+	return nil
+}
+
 // sourceChecks: between pods no rule may put another source in the place of the sender's, wherever the packet
 // ends.
 func (in *Intent) sourceChecks(steps []forward.Step) []Check {
@@ -552,6 +582,7 @@ func (in *Intent) other(l forward.Leg) Other {
 	in = in.For(l)
 	for i := range l.Hops {
 		o.Checks = append(o.Checks, in.stepChecks(l.Hops[i].Steps)...)
+		o.Checks = append(o.Checks, in.endpointChecks(&l.Hops[i])...)
 	}
 	o.Checks = append(o.Checks, in.stepChecks(l.Tail)...)
 	o.Checks = append(o.Checks, in.endChecks(l)...)

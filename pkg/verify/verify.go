@@ -195,6 +195,7 @@ func verifyLeg(name string, in Input, alternatives []forward.Leg, js []correlate
 		h := Hop{Hop: leg.Forward.Hops[i], Expected: true}
 		h.Checks = append(h.Checks, intent.stepChecks(h.Steps)...)
 		h.Checks = append(h.Checks, intent.sourceChecks(h.Steps)...)
+		h.Checks = append(h.Checks, any.endpointChecks(&h.Hop)...)
 		h.observe(js, taps, used, shift)
 		leg.Hops = append(leg.Hops, h)
 	}
