@@ -428,3 +428,53 @@ func FuzzFilter(f *testing.F) {
 		}
 	})
 }
+
+// TestFilterIPInUDP: flannel's proxy sends the packet without its Ethernet header.
+func TestFilterIPInUDP(t *testing.T) {
+	flow := Flow{Proto: protoTCP, A: []netip.Addr{podA}, B: []netip.Addr{podB}, APort: 40000, BPort: 8080}
+	both := []Encap{{UDPPort: 8472}, {UDPPort: 8285, IP: true}}
+	carry := func(port uint16, inner stack) []byte {
+		return stack{
+			eth(layers.EthernetTypeIPv4), ip4(node1, node2, layers.IPProtocolUDP), udp(8285, port), gopacket.Payload(inner[1:].bytes(t)),
+		}.bytes(t)
+	}
+	ours, other := plain4(podA, podB, tcp(40000, 8080)), plain4(podA, podB, tcp(40001, 8081))
+	six := plain6(podA6, podB6, layers.IPProtocolTCP, tcp(40000, 8080))
+	prog := mustFilter(t, flow, both, FilterOptions{})
+	for name, c := range map[string]struct {
+		frame []byte
+		want  bool
+	}{
+		"the flow":                 {carry(8285, ours), true},
+		"another flow":             {carry(8285, other), false},
+		"behind another port":      {carry(9999, ours), false},
+		"behind a VXLAN port":      {carry(8472, ours), false},
+		"the flow of other family": {carry(8285, six), false},
+		"in VXLAN":                 {vxlan(t, 8472, ours).bytes(t), true},
+		"as it is":                 {ours.bytes(t), true},
+	} {
+		if got := passes(t, prog, c.frame); got != c.want {
+			t.Errorf("%s: passes %v", name, got)
+		}
+	}
+}
+
+// TestFilterTranslatedPorts: between the two ends, a port that a rule put in the place of the flow's passes.
+func TestFilterTranslatedPorts(t *testing.T) {
+	flow := Flow{Proto: protoTCP, A: []netip.Addr{podA, node1}, B: []netip.Addr{podB}, APort: 40000, BPort: 80, Ports: []uint16{8080}}
+	prog := mustFilter(t, flow, nil, FilterOptions{})
+	for name, c := range map[string]struct {
+		s    stack
+		want bool
+	}{
+		"both ports translated": {plain4(node1, podB, tcp(51234, 8080)), true},
+		"and the answer":        {plain4(podB, node1, tcp(8080, 51234)), true},
+		"neither port known":    {plain4(node1, podB, tcp(51234, 8081)), false},
+		"one end is another's":  {plain4(podC, podB, tcp(51234, 8080)), false},
+		"as it was sent":        {plain4(podA, podB, tcp(40000, 80)), true},
+	} {
+		if got := passes(t, prog, c.s.bytes(t)); got != c.want {
+			t.Errorf("%s: passes %v", name, got)
+		}
+	}
+}

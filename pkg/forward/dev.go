@@ -237,11 +237,9 @@ func (m *Model) underlayLink(h *host, p *packet) *tables.Link {
 	return nil
 }
 
+// noAddr: a link-local address comes by itself, and is none.
 func (h *host) noAddr(l *tables.Link) bool {
-	for i := range h.Addrs {
-		if h.Addrs[i].Index == l.Index {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(h.Addrs, func(a tables.Addr) bool {
+		return a.Index == l.Index && !a.Prefix.Addr().IsLinkLocalUnicast()
+	})
 }

@@ -237,7 +237,8 @@ func (m *Model) peer(h *host, l *tables.Link) (*host, *tables.Link) {
 }
 
 // isUnderlay reports whether a device leads to hosts that share no tables with this one: hardware, or
-// a veth whose other end is in a namespace outside the snapshot.
+// a veth whose other end is in a namespace outside the snapshot. Such a veth without an address of its own, or in
+// a bridge, is a pod's that nobody asked for.
 func (m *Model) isUnderlay(h *host, l *tables.Link) bool {
 	if l.Loopback {
 		return false
@@ -245,7 +246,7 @@ func (m *Model) isUnderlay(h *host, l *tables.Link) bool {
 	switch l.Kind {
 	case "veth":
 		other, _ := m.peer(h, l)
-		return other == nil && h.isHost()
+		return other == nil && h.isHost() && l.Port == nil && !h.noAddr(l)
 	case "", "vlan", "bond", "team", "macvlan", "ipvlan":
 		return h.isHost()
 	default:

@@ -4,7 +4,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"encoding/hex"
-	"io/fs"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -108,10 +108,10 @@ func udpSockets(path string) (map[string]netip.AddrPort, error) {
 	return parseUDPSockets(f)
 }
 
-func parseUDPSockets(f fs.File) (map[string]netip.AddrPort, error) {
+func parseUDPSockets(r io.Reader) (map[string]netip.AddrPort, error) {
 	const local, inode, columns = 1, 9, 10
 	out := make(map[string]netip.AddrPort)
-	sc := bufio.NewScanner(f)
+	sc := bufio.NewScanner(r)
 	for sc.Scan() {
 		c := strings.Fields(sc.Text())
 		if len(c) < columns {

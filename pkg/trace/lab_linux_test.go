@@ -26,7 +26,7 @@ const serveEnv = "PODTRACE_TEST_LAB_SERVE"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(serveEnv) != "" {
-		if err := lab.Serve(context.Background(), labOptions()); err != nil {
+		if err := lab.Serve(context.Background(), labAt(os.Getenv(serveEnv))); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -36,14 +36,20 @@ func TestMain(m *testing.M) {
 }
 
 // labOptions is a lab of the tests' own, beside one that may be running.
-func labOptions() lab.Options {
+func labOptions() lab.Options { return labAt(ownPrefix("podtrace-t")) }
+
+// ownPrefix tells the labs of two checkouts apart that are tested at the same time.
+func ownPrefix(name string) string {
+	dir, _ := os.Getwd()
+	return fmt.Sprintf("%s%04x-", name, crc32.ChecksumIEEE([]byte(dir))&0xffff)
+}
+
+func labAt(prefix string) lab.Options {
 	exe, _ := os.Executable()
-	name := os.Getenv(serveEnv)
-	if name == "" { // another checkout may be tested at the same time
-		dir, _ := os.Getwd()
-		name = fmt.Sprintf("podtrace-t%04x-", crc32.ChecksumIEEE([]byte(dir))&0xffff)
+	if name := os.Getenv(serveEnv); name != "" {
+		prefix = name
 	}
-	return lab.Options{Prefix: name, StateDir: filepath.Join(os.TempDir(), name+"trace"), Server: []string{exe}}
+	return lab.Options{Prefix: prefix, StateDir: filepath.Join(os.TempDir(), prefix+"trace-test"), Server: []string{exe}}
 }
 
 // up brings the lab up and takes it down when the test ends.
@@ -55,14 +61,19 @@ func up(t testing.TB) *inventory.Inventory {
 // upSpec is up for another lab than the default one.
 func upSpec(t testing.TB, spec lab.Spec) *inventory.Inventory {
 	t.Helper()
+	o := labOptions()
+	o.Spec = spec
+	return upAt(t, o)
+}
+
+func upAt(t testing.TB, o lab.Options) *inventory.Inventory {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") == "true" {
 			t.Fatal("the lab needs root, and CI must not skip it")
 		}
 		t.Skip("the lab needs root")
 	}
-	o := labOptions()
-	o.Spec = spec
 	t.Setenv(serveEnv, o.Prefix)
 	if err := lab.Up(context.Background(), o); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,145 @@
+package trace_test
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/podtrace/podtrace/pkg/inventory"
+	"github.com/podtrace/podtrace/pkg/lab"
+	"github.com/podtrace/podtrace/pkg/probe"
+	"github.com/podtrace/podtrace/pkg/report"
+	"github.com/podtrace/podtrace/pkg/trace"
+)
+
+// datapathLab is a lab of each datapath in turn.
+func datapathLab(s lab.Spec) lab.Options {
+	o := labAt(ownPrefix("podtrace-d"))
+	o.Spec = s
+	return o
+}
+
+// TestDatapaths takes every datapath of the lab once, and every protocol on it: all packets have to be found at
+// every hop, and the way by its name.
+func TestDatapaths(t *testing.T) {
+	for _, d := range []struct {
+		name  string
+		pods  string   // of pods on two nodes
+		node  string   // from a pod to another node
+		local string   // of two pods of one node
+		hops  int      // from pod to pod on another node
+		more  []string // pairs with a way of their own: source, destination, datapath
+	}{
+		{lab.FlannelVXLAN, "flannel-vxlan", "routed", "bridge", 10, nil},
+		{lab.FlannelHostGW, "flannel-host-gw", "routed", "bridge", 8, nil},
+		{lab.FlannelDirectRouting, "flannel-directrouting", "routed", "bridge", 8, []string{"coffee-1 coffee-3 flannel-vxlan"}},
+		{lab.FlannelUDP, "flannel-udp", "routed", "bridge", 10, nil},
+		{lab.FlannelDual, "flannel-vxlan", "routed", "bridge", 10, []string{"coffee-1 v6:coffee-2 flannel-vxlan"}},
+		{lab.FlannelV6, "flannel-vxlan", "routed", "bridge", 10, nil},
+		{lab.FlannelNAT, "flannel-vxlan", "routed", "bridge", 10, nil},
+		{lab.CalicoVXLAN, "calico-vxlan", "routed", "routed", 8, nil},
+		{lab.CiliumENI, "cilium-eni", "cilium-eni", "routed", 6, nil},
+	} {
+		t.Run(d.name, func(t *testing.T) {
+			inv := upAt(t, datapathLab(lab.Spec{Datapath: d.name}))
+			// the first: no bridge knows the pod yet, nor any node its neighbour
+			r := whole(t, inv, "coffee-2", "tea-1", "icmp", d.pods)
+			if n := len(r.Legs[0].Hops); n != d.hops || len(r.Legs[1].Hops) != d.hops {
+				t.Errorf("%d and %d hops, want %d", n, len(r.Legs[1].Hops), d.hops)
+			}
+			for _, how := range []string{"icmp", "tcp:8080", "udp:7"} {
+				whole(t, inv, "coffee-1", "coffee-2", how, d.pods)
+				whole(t, inv, "node/node1", "coffee-2", how, d.pods)
+				whole(t, inv, "coffee-1", "node/node2", how, d.node)
+			}
+			whole(t, inv, "coffee-1", "tea-1", "udp:7", d.local)
+			whole(t, inv, "coffee-1", "node/node1", "tcp:8080", "routed")
+			for _, m := range d.more {
+				f := strings.Fields(m)
+				whole(t, inv, f[0], address(inv, f[1]), "tcp:8080", f[2])
+			}
+		})
+	}
+}
+
+// address takes "v6:POD" for the pod's IPv6 address.
+func address(inv *inventory.Inventory, s string) string {
+	name, ok := strings.CutPrefix(s, "v6:")
+	if !ok {
+		return s
+	}
+	for _, ip := range inv.Pod("default", name).IPs {
+		if ip.Is6() {
+			return ip.String()
+		}
+	}
+	return s
+}
+
+// whole traces a path, on which nothing may be missing or odd. way is the datapath's name, "" for any.
+func whole(t *testing.T, inv *inventory.Inventory, a, b, how, way string) *report.Report {
+	t.Helper()
+	spec, err := probe.ParseSpec(how)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := trace.Path(t.Context(), trace.Options{
+		Inventory: inv, Source: a, Destination: b, Namespace: "default", Probe: spec, Contrast: trace.ContrastNever, NoBPF: true,
+		Count: 2, Interval: 2 * time.Millisecond, Timeout: time.Second,
+	})
+	if err != nil {
+		t.Fatalf("%s to %s by %s: %v", a, b, how, err)
+	}
+	if r.Verdict.Status != report.Healthy || way != "" && r.Datapath != way || len(r.Legs[0].Hops) == 0 || len(r.Legs[1].Hops) == 0 {
+		t.Errorf("%s to %s by %s: %s by %q, want it by %q:\n%s", a, b, how, r.Verdict.Status, r.Datapath, way, text(r))
+	}
+	for _, l := range r.Legs {
+		for _, h := range l.Hops {
+			if h.State != report.StateOK && h.State != report.StateOpaque {
+				t.Errorf("%s to %s by %s: %s hop %d %s %s: %s: %s", a, b, how, l.Name, h.Index, h.Node, h.Interface, h.State, h.Note)
+			}
+		}
+	}
+	for _, f := range r.Findings {
+		if f.Severity != report.SeverityNote {
+			t.Errorf("%s to %s by %s: %s %s", a, b, how, f.Cause, f.Summary)
+		}
+	}
+	return r
+}
+
+// TestServices takes the ways to a service, from inside and outside of the cluster.
+func TestServices(t *testing.T) {
+	for _, rules := range []string{lab.ServicesIPTables, lab.ServicesIPTablesLegacy, lab.ServicesNFTables} {
+		t.Run(rules, func(t *testing.T) {
+			inv := upAt(t, datapathLab(lab.Spec{Services: rules}))
+			for range 3 { // a choice by chance
+				whole(t, inv, "coffee-1", "svc/coffee:80", "icmp", "")
+			}
+			whole(t, inv, "coffee-2", "svc/tea", "tcp", "flannel-vxlan")
+			whole(t, inv, "tea-1", "svc/tea:80", "icmp", "bridge") // its own service
+			whole(t, inv, "coffee-2", "svc/echo:7", "udp", "")
+			whole(t, inv, "node/node2", "svc/tea:80", "icmp", "flannel-vxlan")
+			whole(t, inv, "coffee-1", "node/node2:30082", "icmp", "flannel-vxlan")   // two nodes translate the source
+			whole(t, inv, "10.1.11.35", "node/node1:32604", "icmp", "routed")        // externalTrafficPolicy: Local
+			whole(t, inv, "10.1.11.35", "10.1.11.92:30082", "icmp", "flannel-vxlan") // Cluster
+			whole(t, inv, "coffee-1", "10.1.11.35", "icmp", "routed")
+			inv.Hosts = nil // nothing is known of it: the path ends where it leaves the cluster
+			r := whole(t, inv, "coffee-1", "10.1.11.35", "icmp", "routed")
+			if last := r.Legs[0].Hops[len(r.Legs[0].Hops)-1]; last.Interface != "ens192" || last.Direction != "out" {
+				t.Errorf("the request ends at %s %s", last.Interface, last.Direction)
+			}
+			r, err := trace.Path(t.Context(), options(inv, "coffee-1", "svc/milk:80", "icmp"))
+			if err != nil || r.Verdict.Status != report.Broken || !strings.HasPrefix(r.Verdict.Cause, "netfilter-") {
+				t.Errorf("a service without endpoints: %v, %+v", err, r.Verdict)
+			}
+			if _, err := trace.Path(t.Context(), options(inv, "coffee-1", "svc/echo:7", "tcp:80")); err == nil {
+				t.Error("two ports that contradict each other are taken")
+			}
+			if inv.NodeByIP(netip.MustParseAddr("10.1.11.35")) != nil {
+				t.Error("the client is a node")
+			}
+		})
+	}
+}
