@@ -164,6 +164,7 @@ func (in *Intent) routeCheck(s *forward.Step) (Check, bool) {
 	c := Check{Name: CheckRoute, Source: FromIntent, Expected: want, Observed: orNone(s.Entry, "no route")}
 	gw := gateway(s)
 	if !gw.IsValid() {
+		c.OK = in.backend(in.Dst.Node) == "udp" && s.Route != nil && in.isKind(s, "tun")
 		return c, true
 	}
 	owner := in.nodeOf(gw)
@@ -239,13 +240,19 @@ func (in *Intent) podRouteCheck(s *forward.Step) (Check, bool) {
 	}, true
 }
 
-func (in *Intent) isBridge(s *forward.Step) bool {
-	ns := in.Snapshot.ByID(s.Netns)
-	if ns == nil {
-		return false
+func (in *Intent) isBridge(s *forward.Step) bool { return in.isKind(s, "bridge") }
+
+func (in *Intent) isKind(s *forward.Step, kind string) bool {
+	l := in.link(s)
+	return l != nil && l.Kind == kind
+}
+
+// backend is what a node announces of flannel, "" when it announces nothing.
+func (in *Intent) backend(node string) string {
+	if n := in.node(node); n != nil {
+		return n.Flannel.BackendType
 	}
-	l := ns.Link(s.Ifindex)
-	return l != nil && l.Kind == "bridge"
+	return ""
 }
 
 // wayTo says how packets for the far end should leave a node, by the backend that its node announces; ""
@@ -268,6 +275,13 @@ func (in *Intent) wayTo(from *tables.Netns) string {
 		return fmt.Sprintf("via %s dev %s, the VTEP of %s", orNone(gw, "?"), dev, n.Name)
 	case "host-gw":
 		return fmt.Sprintf("via %s, the address of %s", orNone(addrString(n.Flannel.PublicIP), "?"), n.Name)
+	case "udp":
+		for _, l := range from.Links {
+			if l.Kind == "tun" {
+				return fmt.Sprintf("dev %s, whose process sends it to %s", l.Name, n.Name)
+			}
+		}
+		return "dev of a TUN device, whose process sends it to " + n.Name
 	default:
 		return in.byReturn(far)
 	}
