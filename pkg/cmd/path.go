@@ -30,13 +30,17 @@ all of them at once, sends a probe from A's own network namespace and follows
 it hop by hop in both directions. The first place where objects, tables and
 packets disagree is the verdict.
 
-An endpoint is POD, NAMESPACE/POD, pod/POD, node/NAME or an IP address.
+An endpoint is POD, NAMESPACE/POD, pod/POD, deploy/NAME, node/NAME or an IP
+address. B may also be a service, svc/NAME[:PORT], a node's port, node/NAME:PORT,
+or ADDRESS:PORT: such a port is what the probe goes to. Every ready endpoint of
+a service is one of its right destinations.
 
 Exit status: 0 healthy, 1 a fault was found, 2 usage or tool error,
 3 inconclusive.`
 
 const pathExample = `  podtrace path coffee-1 coffee-2
   podtrace path coffee-1 coffee-2 --probe tcp:8080
+  podtrace path coffee-1 svc/coffee:80
   podtrace path coffee-1 coffee-2 --probe none --timeout 30s   # watch real traffic
   podtrace path -f cluster.yaml shop/cart shop/db -o json`
 

@@ -258,6 +258,34 @@ func TestTranslation(t *testing.T) {
 	})
 }
 
+// TestOwnPayload: a sender's own node translates ports and echo ids before the first tap; the payload tells.
+func TestOwnPayload(t *testing.T) {
+	own := func(s *Sighting) { s.Own = true }
+	runJourneys(t, []journeysTest{
+		{
+			name: "echo",
+			flow: Flow{Proto: 1, A: []netip.Addr{nodeA}, B: []netip.Addr{podB}, APort: 7},
+			in: []Sighting{
+				at(0, Out, 1, ip(nodeA, podB, 1, 64), echo(8, 4711, 1, 5), own),
+				at(1, In, 2, ip(nodeA, podB, 1, 63), echo(8, 4711, 1, 5), own),
+				at(0, Out, 3, ip(nodeA, podB, 2, 64), echo(8, 4712, 1, 6)), // another ping
+			},
+			request: []string{"icmp id 4711 seq 1: 0< 1>"},
+			other:   1,
+		},
+		{
+			name: "udp",
+			flow: Flow{Proto: 17, A: []netip.Addr{nodeA}, B: []netip.Addr{podB}, APort: 40000, BPort: 80},
+			in: []Sighting{
+				at(0, Out, 1, ip(nodeA, podB, 1, 64), udp(61000, 8080, 20, 5), own),
+				at(0, Out, 2, ip(nodeA, podB, 2, 64), udp(61001, 8080, 20, 6)),
+			},
+			request: []string{"udp id 0x1 len 20: 0<"},
+			other:   1,
+		},
+	})
+}
+
 func TestUDP(t *testing.T) {
 	later := func(offset uint16) func(*Sighting) { return fragment(decode.ProtoUDP, offset) }
 	runJourneys(t, []journeysTest{

@@ -190,6 +190,39 @@ func TestDecodeIP(t *testing.T) {
 	}
 }
 
+// TestIPInUDP: an IP packet right behind the UDP header, as flannel's proxy sends it.
+func TestIPInUDP(t *testing.T) {
+	d := Decoder{VXLANPorts: []uint16{8472}, IPUDPPorts: []uint16{8285}}
+	inner := pingFrame[14:]
+	carry := func(b []byte, port uint16) []byte {
+		n := len(b) + 8
+		return cat(ethIPv4, ipv4Header(n, 17), udpHeader(n, port), b)
+	}
+	var got Frame
+	d.Decode(carry(inner, 8285), 0, &got)
+	want := Frame{
+		Outer: headers4(20+8+len(inner), 17, udpPart(8285, len(inner))), HasIPUDP: true, Inner: headers4(36, 1, pingPart),
+		PayloadOff: 70, PayloadEnd: 78,
+	}
+	want.Inner.EthSrc, want.Inner.EthDst = ether.MAC{}, ether.MAC{}
+	if diff := diffFrames(want, got); diff != "" {
+		t.Errorf("frame (-want +got):\n%s", diff)
+	}
+	if got.Flow() != &got.Inner {
+		t.Error("the traffic is not the inner packet")
+	}
+	for name, in := range map[string][]byte{
+		"another port": carry(inner, 8286), "no IP packet": carry([]byte("hello"), 8285), "nothing": carry(nil, 8285),
+	} {
+		if d.Decode(in, 0, &got); got.HasIPUDP || got.Problem.Kind != OK {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	if d.Decode(carry(carry(inner, 8285)[14:], 8285), 0, &got); !got.HasIPUDP || got.Inner.DstPort != 8285 {
+		t.Errorf("nested: what is deeper is payload: %+v", got)
+	}
+}
+
 func TestDecodeResets(t *testing.T) {
 	var got, want Frame
 	decoder.Decode(vxlanFrame(tcpFrame, 8472), 0, &got)

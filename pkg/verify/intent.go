@@ -67,7 +67,10 @@ func (in *Intent) For(l forward.Leg) *Intent {
 		}
 	}
 	out := *in
-	out.Dst, out.Port = to, to.Port
+	out.Dst = to
+	if in.Port != 0 {
+		out.Port = to.Port
+	}
 	out.Masked = in.Masked || to.IP == in.Src.IP // a pod that is its own endpoint
 	return &out
 }

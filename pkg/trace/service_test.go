@@ -1,0 +1,160 @@
+package trace
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/inventory"
+	"github.com/podtrace/podtrace/pkg/probe"
+	"github.com/podtrace/podtrace/pkg/report"
+	"github.com/podtrace/podtrace/pkg/resolve"
+	"github.com/podtrace/podtrace/pkg/tables"
+	"github.com/podtrace/podtrace/pkg/tables/tablestest"
+)
+
+var echoService = inventory.Service{
+	Namespace: "default", Name: "echo", ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.12")},
+	Ports: []inventory.ServicePort{{Name: "tcp", Proto: "TCP", Port: 7}, {Name: "udp", Proto: "UDP", Port: 7, NodePort: 30007}},
+}
+
+func serviceInventory() *inventory.Inventory {
+	ip := netip.MustParseAddr
+	return &inventory.Inventory{
+		Nodes:    []inventory.Node{{Name: "node1", InternalIPs: []netip.Addr{ip("10.1.11.91")}}},
+		Services: []inventory.Service{echoService},
+		Pods:     []inventory.Pod{{Namespace: "default", Name: "tea-1", Node: "node1", IPs: []netip.Addr{tablestest.Tea1IP}}},
+		EndpointSlices: []inventory.EndpointSlice{{
+			Namespace: "default", Name: "echo-x", Service: "echo", Ports: []inventory.SlicePort{{Name: "tcp", Proto: "TCP", Port: 7007}},
+			Endpoints: []inventory.SliceEndpoint{
+				{IPs: []netip.Addr{tablestest.Tea1IP}, Ready: true, Node: "node1"},
+				{IPs: []netip.Addr{tablestest.Coffee2IP}, Ready: false, Node: "node2"},
+				{IPs: []netip.Addr{ip("192.0.2.9")}, Ready: true},
+			},
+		}},
+	}
+}
+
+func TestAim(t *testing.T) {
+	for _, c := range []struct {
+		to, how   string
+		want      string // probe
+		serviced  string // port of the service
+		wantError bool
+	}{
+		{to: "svc/echo:7", how: "icmp", want: "tcp:7", serviced: "tcp"},
+		{to: "svc/echo:udp", how: "icmp", want: "udp:7", serviced: "udp"},
+		{to: "svc/echo:7", how: "udp", want: "udp:7", serviced: "udp"},
+		{to: "svc/echo", how: "tcp", want: "tcp:7", serviced: "tcp"},
+		{to: "svc/echo", how: "tcp:7", want: "tcp:7", serviced: "tcp"},
+		{to: "svc/echo:7", how: "tcp:8", wantError: true},
+		{to: "svc/echo", how: "tcp:8", wantError: true},
+		{to: "svc/echo:7", how: "none", want: "none", serviced: "tcp"},
+		{to: "node/node1:30007", how: "icmp", want: "udp:30007", serviced: "udp"},
+		{to: "node/node1:30007", how: "tcp", want: "tcp:30007"}, // the node's own, not the service's
+		{to: "node/node1", how: "icmp", want: "icmp"},
+		{to: "192.0.2.1:53", how: "udp", want: "udp:53"},
+	} {
+		t.Run(c.to+" "+c.how, func(t *testing.T) {
+			inv := serviceInventory()
+			e, err := inv.Lookup(c.to, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			spec, err := probe.ParseSpec(c.how)
+			if err != nil {
+				t.Fatal(err)
+			}
+			spec, e, err = aim(inv, spec, e)
+			if (err != nil) != c.wantError {
+				t.Fatal(err)
+			}
+			if c.wantError {
+				return
+			}
+			port := ""
+			if e.ServicePort != nil {
+				port = e.ServicePort.Name
+			}
+			if spec.String() != c.want || port != c.serviced {
+				t.Errorf("%s to port %q, want %s to %q", spec, port, c.want, c.serviced)
+			}
+		})
+	}
+}
+
+// TestTargets: the ready endpoints alone, each where it lives, with the port that the slice says.
+func TestTargets(t *testing.T) {
+	inv := serviceInventory()
+	e, err := inv.Lookup("svc/echo:tcp", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := targets(tablestest.Cluster(), inv, e)
+	if err != nil || len(got) != 2 || got[0].At.PodNetns != tablestest.Tea1 || got[0].Port != 7007 || !got[1].At.PodNetns.IsZero() {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestServiceIsJudgedByTheEndpointTaken: two endpoints are right; a third place is not.
+func TestServiceIsJudgedByTheEndpointTaken(t *testing.T) {
+	k := docCase(tablestest.Cluster())
+	tea := k.To
+	tea.Node, tea.PodNetns, tea.HostNetns, tea.VethIndex = "node1", tablestest.Tea1, tablestest.Node1, 34
+	k.Destination = inventory.Endpoint{Kind: inventory.KindService, Name: "echo", Service: &echoService, ServicePort: &echoService.Ports[0]}
+	k.Targets = []Target{
+		{Backend: inventory.Backend{IP: tablestest.Tea1IP, Port: 7007}, At: tea},
+		{Backend: inventory.Backend{IP: tablestest.Coffee2IP, Port: 7007}, At: k.To},
+	}
+	k.To = resolve.Location{}
+	k.Flow.Proto, k.Flow.ICMPType, k.Flow.SrcPort, k.Flow.DstPort, k.Flow.TCPFlags = forward.ProtoTCP, 0, 40000, 7007, tcpSyn
+	// as if the rules had sent it there: to an endpoint of the service on the other node
+	if r := Judge(k); r.Verdict.Status != report.Healthy || r.Datapath != "flannel-vxlan" || len(r.Legs[1].Hops) != 10 {
+		t.Errorf("by %s: %+v", r.Datapath, r.Verdict)
+	}
+	k.Targets = k.Targets[:1]
+	if r := Judge(k); r.Verdict.Status == report.Healthy {
+		t.Errorf("a pod that is no endpoint is taken for one: %+v", r.Verdict)
+	}
+}
+
+// TestOutsideAddress: the path ends where the packet leaves, and that is all that was meant.
+func TestOutsideAddress(t *testing.T) {
+	k := docCase(tablestest.Cluster())
+	out := netip.MustParseAddr("192.0.2.7")
+	k.Destination, k.To = inventory.Endpoint{Kind: inventory.KindAddress, IPs: []netip.Addr{out}}, resolve.Location{}
+	k.Flow.Dst = out
+	if r := Judge(k); r.Verdict.Status != report.Healthy || r.Datapath != "routed" || len(r.Legs[0].Hops) != 4 || len(r.Legs[1].Hops) != 4 {
+		t.Errorf("by %s, %d hops: %+v", r.Datapath, len(r.Legs[0].Hops), r.Verdict)
+	}
+}
+
+// TestDatapathIsWhatIsFound: what the nodes announce is not what carries the packets.
+func TestDatapathIsWhatIsFound(t *testing.T) {
+	direct := func(s *tables.Snapshot) {
+		for i, via := range []string{"10.1.11.92", "10.1.11.91"} {
+			r := &s.Netns[i].Routes[6]
+			r.NextHops = []tables.NextHop{{Index: 2, Gateway: netip.MustParseAddr(via), Weight: 1}}
+		}
+	}
+	for _, c := range []struct {
+		announced, want string
+		change          func(*tables.Snapshot)
+	}{
+		{"vxlan", "flannel-vxlan", func(*tables.Snapshot) {}},
+		{"vxlan", "flannel-directrouting", direct},
+		{"host-gw", "flannel-host-gw", direct},
+		{"host-gw", "flannel-vxlan", func(*tables.Snapshot) {}},
+		{"", "routed", direct},
+		{"", "vxlan", func(*tables.Snapshot) {}},
+	} {
+		k := docCase(tablestest.Cluster())
+		for i := range k.Inventory.Nodes {
+			k.Inventory.Nodes[i].Flannel.BackendType = c.announced
+		}
+		c.change(k.Snapshot)
+		if r := Judge(k); r.Datapath != c.want {
+			t.Errorf("announced as %q: %q, want %q", c.announced, r.Datapath, c.want)
+		}
+	}
+}
