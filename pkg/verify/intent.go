@@ -153,13 +153,6 @@ func (in *Intent) routeCheck(s *forward.Step) (Check, bool) {
 	if ns.Node == in.Dst.Node {
 		return in.podRouteCheck(s)
 	}
-	if n := in.node(in.Dst.Node); n != nil && n.Flannel.BackendType == "udp" {
-		l := ns.Link(s.Ifindex)
-		return Check{
-			Name: CheckRoute, Source: FromIntent, OK: s.Route != nil && l != nil && l.Kind == "tun",
-			Expected: "dev a TUN device, the tunnel of flanneld", Observed: orNone(s.Entry, "no route"),
-		}, true
-	}
 	want := in.wayTo(ns)
 	if want == "" {
 		return Check{}, false
