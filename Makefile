@@ -8,6 +8,7 @@ LINT := $(GO) tool -modfile=tools/go.mod golangci-lint
 FUZZTIME ?= 20000x
 BENCH ?= .
 CHAOS ?= 5
+HEALTHY_RUNS ?= 1000
 export GOFLAGS += -buildvcs=false
 
 .DEFAULT_GOAL := help
@@ -54,8 +55,12 @@ bench: ## benchmarks that match BENCH (all)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
 .PHONY: faults
-faults: ## every fault of the lab on either node: the table of verdicts
-	$(GO) test ./pkg/trace -run TestFaultMatrix -v | grep -v -e '=== RUN' -e '--- PASS'
+faults: ## every fault of every lab: the tables of verdicts
+	$(GO) test ./pkg/trace -run 'TestFaultMatrix|TestFaultsOfDatapaths' -v -timeout 30m | grep -v -e '=== RUN' -e '--- PASS'
+
+.PHONY: healthy
+healthy: ## HEALTHY_RUNS (1000) healthy paths over all datapaths, half of them under load: no finding
+	HEALTHY_RUNS=$(HEALTHY_RUNS) $(GO) test ./pkg/trace -run TestHealthyRuns -v -timeout 60m
 
 .PHONY: bench-offline
 bench-offline: ## flows of large capture files: speed and memory against tcpdump's, answers against the truth
