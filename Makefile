@@ -27,7 +27,7 @@ demo: build ## bring the lab up, trace, break, diagnose, mend, take it down
 	@hack/demo bin/podtrace
 
 .PHONY: test
-test: tools vet lint race fuzz cross ## everything that CI runs
+test: tools vet lint race faults fuzz cross ## everything that CI runs
 
 .PHONY: tools
 tools: ## see to it that the tools that tests compare with are there (as root: by apt-get)
@@ -42,9 +42,9 @@ lint: ## golangci-lint, pinned in tools/go.mod
 	$(LINT) run ./...
 
 .PHONY: race
-race: ## all tests, with the race detector where there is a C compiler for it
-	@if command -v gcc >/dev/null; then set -x; CGO_ENABLED=1 $(GO) test -race ./...; \
-	else echo "no gcc: without the race detector"; $(GO) test ./...; fi
+race: ## all tests but those of faults, with the race detector where there is a C compiler for it
+	@if command -v gcc >/dev/null; then set -x; CGO_ENABLED=1 $(GO) test -race -short -timeout 20m ./...; \
+	else echo "no gcc: without the race detector"; $(GO) test -short -timeout 20m ./...; fi
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (20000 inputs)
@@ -56,7 +56,7 @@ bench: ## benchmarks that match BENCH (all)
 
 .PHONY: faults
 faults: ## every fault of every lab: the tables of verdicts
-	$(GO) test ./pkg/trace -run 'TestFaultMatrix|TestFaultsOfDatapaths' -v -timeout 30m | grep -v -e '=== RUN' -e '--- PASS'
+	@set -o pipefail; $(GO) test ./pkg/trace -run 'TestFaultMatrix|TestFaultsOfDatapaths' -v -timeout 30m | grep -v -e '=== RUN' -e '--- PASS'
 
 .PHONY: healthy
 healthy: ## HEALTHY_RUNS (1000) healthy paths over all datapaths, half of them under load: no finding

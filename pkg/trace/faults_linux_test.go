@@ -117,6 +117,7 @@ func (f fault) wrong(v report.Verdict, status, on string, want said) string {
 // TestFaultMatrix puts in every fault of the default lab, on either node, and asks both commands: check, which
 // sees tables alone, and path. "make faults" prints the table.
 func TestFaultMatrix(t *testing.T) {
+	notShort(t)
 	inv := up(t)
 	for _, f := range lab.Faults() {
 		if !hasRow(f.ID) && !slices.ContainsFunc(elsewhere, func(id string) bool { return id == f.ID }) && slices.Contains(f.Datapaths, lab.FlannelVXLAN) {
@@ -140,6 +141,14 @@ func TestFaultMatrix(t *testing.T) {
 	}
 	_ = tw.Flush()
 	t.Logf("\n%s", &out)
+}
+
+// notShort leaves the long matrices to "make faults", which "make test" runs as well.
+func notShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("make faults runs it")
+	}
 }
 
 func hasRow(id string) bool {
