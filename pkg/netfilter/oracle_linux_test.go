@@ -147,7 +147,7 @@ func (w *router) round(g *generator, scripts []script, n *tally) {
 		if !ok || len(got) == 0 || g.r.IntN(2) == 0 {
 			continue
 		}
-		back, ok := q.reply(g, got[len(got)-1])
+		back, ok := q.reply(g, atEnd(got))
 		if !ok {
 			continue
 		}
@@ -188,6 +188,16 @@ func (p play) agreesWith(o play) bool {
 		}
 	}
 	return true
+}
+
+// atEnd is the sighting at the far end, whatever the order in which those of one packet were read.
+func atEnd(got []seen) seen {
+	for _, s := range got {
+		if s.at == "server" || s.at == "client" {
+			return s
+		}
+	}
+	return got[len(got)-1]
 }
 
 // reply is what the one who got the packet would answer.

@@ -107,7 +107,7 @@ func (w *router) realRules(file, command string) {
 			return
 		}
 		if len(got) > 0 && g.chance(40) {
-			if back, ok := q.reply(g, got[len(got)-1]); ok {
+			if back, ok := q.reply(g, atEnd(got)); ok {
 				w.compare(NewState(w.read()), back, &n, func() string { return "" }, true)
 			}
 		}
@@ -133,7 +133,7 @@ func TestEstablishedKeepsNAT(t *testing.T) {
 	q.ethernet()
 	g := &generator{r: rand.New(rand.NewPCG(1, 1))}
 	got, _ := w.compare(NewState(w.read()), q, &n, none, false)
-	back, ok := q.reply(g, got[len(got)-1])
+	back, ok := q.reply(g, atEnd(got))
 	if !ok {
 		t.Fatalf("the request did not arrive: %v", got)
 	}
