@@ -196,7 +196,7 @@ func TestIPInUDP(t *testing.T) {
 	inner := pingFrame[14:]
 	carry := func(b []byte, port uint16) []byte {
 		n := len(b) + 8
-		return cat(ethIPv4, ipv4Header(n, 17), udpHeader(n, port), b)
+		return cat(ethIPv4, ipv4Header(20+n, 17), udpHeader(n, port), b)
 	}
 	var got Frame
 	d.Decode(carry(inner, 8285), 0, &got)
@@ -212,7 +212,7 @@ func TestIPInUDP(t *testing.T) {
 		t.Error("the traffic is not the inner packet")
 	}
 	for name, in := range map[string][]byte{
-		"another port": carry(inner, 8286), "no IP packet": carry([]byte("hello"), 8285), "nothing": carry(nil, 8285),
+		"another port": carry(inner, 8286), "no IP packet": carry([]byte{0, 1, 2, 3}, 8285), "nothing": carry(nil, 8285),
 	} {
 		if d.Decode(in, 0, &got); got.HasIPUDP || got.Problem.Kind != OK {
 			t.Errorf("%s: %+v", name, got)
