@@ -2,9 +2,11 @@ package diagnose
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/inventory"
 	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/tables"
 	"github.com/podtrace/podtrace/pkg/verify"
@@ -24,7 +26,7 @@ var keep = map[string]string{
 	"ip-forward-off":           "set net.ipv4.ip_forward = 1 in /etc/sysctl.d, after whatever file turns it off",
 	"v6-forward-off":           "set net.ipv6.conf.all.forwarding = 1 in /etc/sysctl.d",
 	"bridge-nf-off":            "sysctl -w net.bridge.bridge-nf-call-iptables=1 on the node (modprobe br_netfilter), and keep it in /etc/sysctl.d",
-	"wrong-iface":              "start flanneld with --iface=DEVICE (or --iface-can-reach), and restart it",
+	"wrong-iface":              "start flanneld with the right interface (flannel: --iface=DEVICE or --iface-can-reach), and restart it",
 	"pod-route-wrong":          "restart the pod, so that the CNI plugin sets its routes anew",
 	"dnat-dead-endpoint":       "let kube-proxy write its rules anew (restart it); see the service's EndpointSlices",
 	"ct-stale-udp":             "the connection outlived its endpoint: kube-proxy should have deleted it",
@@ -52,10 +54,18 @@ var keep = map[string]string{
 	"vxlan-port-underlay-drop": "allow the VXLAN port between the nodes, both ways, in the security group or fabric",
 }
 
+// agent is the process that writes a node's routes and tunnels.
+func (c *leg) agent() string {
+	if c.intent != nil && slices.ContainsFunc(c.intent.Nodes, func(n inventory.Node) bool { return n.Network() == "calico" }) {
+		return "calico-node"
+	}
+	return "flanneld"
+}
+
 // remedy is the command that mends the entry now, and what keeps it so.
 func (c *leg) remedy(cause string, s *forward.Step, ck *verify.Check) string {
 	now := c.mend(cause, s, ck)
-	lasting := keep[cause]
+	lasting := strings.ReplaceAll(keep[cause], "flanneld", c.agent())
 	switch {
 	case now == "":
 		return lasting

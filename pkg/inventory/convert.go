@@ -96,9 +96,33 @@ func node(o *corev1.Node) (Node, error) {
 			n.Ready = c.Status == corev1.ConditionTrue
 		}
 	}
-	n.Flannel, err = lease(o.Annotations)
-	n.Plugin = plugin(o.Annotations)
+	if n.Flannel, err = lease(o.Annotations); err != nil {
+		return Node{}, err
+	}
+	if n.Plugin = plugin(o.Annotations); n.Plugin == "calico" && n.Flannel == (Lease{}) {
+		n.Flannel, err = calicoLease(o.Annotations)
+	}
 	return n, err
+}
+
+// calicoLease reads what Calico announces of its tunnel. It announces no VNI: one number serves all nodes.
+func calicoLease(a map[string]string) (Lease, error) {
+	if a[CalicoTunnelAddr] == "" {
+		return Lease{}, nil
+	}
+	l := Lease{BackendType: "vxlan"}
+	var err error
+	if s, _, _ := strings.Cut(a[CalicoIPv4Address], "/"); s != "" {
+		if l.PublicIP, err = addr(annotation(CalicoIPv4Address), s); err != nil {
+			return Lease{}, err
+		}
+	}
+	if s := a[CalicoTunnelMAC]; s != "" {
+		if l.VtepMAC, err = ether.ParseMAC(s); err != nil {
+			return Lease{}, field(annotation(CalicoTunnelMAC), "%q is no MAC address", s)
+		}
+	}
+	return l, nil
 }
 
 func host(o *corev1.Node) (Host, error) {

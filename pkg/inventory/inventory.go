@@ -53,7 +53,7 @@ type Node struct {
 	Name        string
 	InternalIPs []netip.Addr // status.addresses of type InternalIP, in order
 	PodCIDRs    []netip.Prefix
-	Flannel     Lease
+	Flannel     Lease  // also of Calico, whose tunnels are announced by other names
 	Plugin      string // the network plugin other than flannel that annotates it: "calico", "cilium"; "" else
 	Place
 	Via   string // AnnotationVia as it stands
@@ -62,7 +62,7 @@ type Node struct {
 
 // Network is the network plugin that speaks of the node, "" when none does.
 func (n *Node) Network() string {
-	if n.Flannel.BackendType != "" {
+	if n.Plugin == "" && n.Flannel.BackendType != "" {
 		return "flannel"
 	}
 	return n.Plugin
@@ -76,7 +76,14 @@ type Host struct {
 	Place
 }
 
-// Lease is what flanneld announces about its node; the zero value is "no flannel".
+// Annotations of Calico on a Node whose pods are reached by VXLAN.
+const (
+	CalicoIPv4Address = "projectcalico.org/IPv4Address" // with or without the length of its subnet
+	CalicoTunnelAddr  = "projectcalico.org/IPv4VXLANTunnelAddr"
+	CalicoTunnelMAC   = "projectcalico.org/VXLANTunnelMACAddr"
+)
+
+// Lease is what flanneld announces about its node; the zero value is "nothing announced".
 type Lease struct {
 	BackendType string     // "vxlan", "host-gw", "wireguard", …
 	PublicIP    netip.Addr // where the node's tunnel ends; invalid when not announced

@@ -305,3 +305,43 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+const otherNetworks = `---
+{kind: Node, metadata: {name: c1, annotations: {projectcalico.org/IPv4Address: 10.1.11.91/24, projectcalico.org/IPv4VXLANTunnelAddr: 10.244.1.0, projectcalico.org/VXLANTunnelMACAddr: "66:0e:f4:55:2c:18"}}}
+---
+{kind: Node, metadata: {name: c2, annotations: {projectcalico.org/IPv4Address: 10.1.11.92}}}
+---
+{kind: Node, metadata: {name: e1, annotations: {network.cilium.io/ipv4-cilium-host: 10.5.2.191}}}
+---
+{kind: Host, apiVersion: podtrace.dev/v1, metadata: {name: client, annotations: {podtrace.dev/netns: /run/netns/client}}, status: {addresses: [{type: InternalIP, address: 10.1.11.35}]}}
+---
+{kind: Host, apiVersion: example.org/v1, metadata: {name: other}}
+`
+
+// TestOtherNetworks: plugins beside flannel, and machines outside of the cluster.
+func TestOtherNetworks(t *testing.T) {
+	inv := parse(t, otherNetworks)
+	c1, c2, e1 := inv.Node("c1"), inv.Node("c2"), inv.Node("e1")
+	if f := c1.Flannel; c1.Network() != "calico" || f.BackendType != "vxlan" || f.PublicIP != ip("10.1.11.91") || f.VtepMAC.String() != "66:0e:f4:55:2c:18" {
+		t.Errorf("%s: %+v", c1.Network(), f)
+	}
+	if c2.Network() != "calico" || c2.Flannel != (inventory.Lease{}) || e1.Network() != "cilium" {
+		t.Errorf("%s %+v, %s", c2.Network(), c2.Flannel, e1.Network())
+	}
+	e, err := inv.Lookup("10.1.11.35:80", "")
+	if err != nil || e.Kind != inventory.KindAddress || e.Host == nil || e.Name != "client" || e.Host.Netns != "/run/netns/client" || e.Port != 80 {
+		t.Errorf("%+v, %v", e, err)
+	}
+	if len(inv.Hosts) != 1 || len(inv.Notes) != 1 {
+		t.Errorf("%d hosts, notes %q", len(inv.Hosts), inv.Notes)
+	}
+	for _, bad := range []string{
+		`{kind: Node, metadata: {name: c1, annotations: {projectcalico.org/IPv4VXLANTunnelAddr: 10.244.1.0, projectcalico.org/IPv4Address: x/24}}}`,
+		`{kind: Node, metadata: {name: c1, annotations: {projectcalico.org/IPv4VXLANTunnelAddr: 10.244.1.0, projectcalico.org/VXLANTunnelMACAddr: x}}}`,
+		`{kind: Host, apiVersion: podtrace.dev/v1, metadata: {name: h}, status: {addresses: [{type: InternalIP, address: x}]}}`,
+	} {
+		if _, err := inventory.Parse(strings.NewReader(bad)); err == nil {
+			t.Errorf("taken: %s", bad)
+		}
+	}
+}
