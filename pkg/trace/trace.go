@@ -190,18 +190,11 @@ func setICMP(f *forward.Flow) {
 // further probes. A cancelled context ends the capture early and judges what was seen; the report then comes
 // with the context's error.
 func Path(ctx context.Context, o Options) (*report.Report, error) {
-	s, err := start(ctx, o)
-	if err != nil {
+	c, err := Gather(ctx, o)
+	if c == nil {
 		return nil, err
 	}
-	defer s.close() //nolint:errcheck // descriptors that were only read
-	st := &stage{session: s, c: &s.c, spec: s.o.Probe, opts: probe.Options{SrcPort: o.SourcePort}, count: o.Count, interval: o.Interval, timeout: o.Timeout}
-	if err := st.run(ctx); err != nil {
-		return nil, err
-	}
-	s.o.say("judging %d frames", len(s.c.Observed.Frames))
-	s.contrast(ctx, Judge(&s.c))
-	return Judge(&s.c), errors.Join(s.vanished(), ctx.Err())
+	return Judge(c), err
 }
 
 // vanished is the error for an interface that went away while it was watched: what was seen until then is
