@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -462,4 +463,79 @@ func TestTableName(t *testing.T) {
 			t.Errorf("%q %q: %q, want %q", c.node, c.netns, got, c.want)
 		}
 	}
+}
+
+// TestRecorded judges what the lab gave, without it; the verdicts hold, and a bundle of the bundle is the same.
+func TestRecorded(t *testing.T) {
+	for name, want := range map[string]report.Verdict{
+		"healthy":            {Status: report.Healthy},
+		"fdb-missing":        {Status: report.Broken, Cause: "fdb-missing", Node: "node1", Interface: "flannel.1", Leg: report.Request},
+		"mtu-path-blackhole": {Status: report.Degraded, Cause: "mtu-path-blackhole"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, err := Read(filepath.Join("testdata", name+".tar.gz"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := trace.Judge(b.Case)
+			if v := r.Verdict; v.Status != want.Status || v.Cause != want.Cause || want.Node != "" && (v.Node != want.Node || v.Interface != want.Interface || v.Leg != want.Leg) {
+				t.Errorf("%+v, want %+v", v, want)
+			}
+			if b.Report == nil || b.Report.Verdict.Cause != want.Cause {
+				t.Errorf("recorded as %+v", b.Report)
+			}
+			path := filepath.Join(t.TempDir(), "again.tar.gz")
+			if err := Write(path, &Bundle{Case: b.Case, Report: r}); err != nil {
+				t.Fatal(err)
+			}
+			again, err := Read(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sameReport(t, r, trace.Judge(again.Case))
+		})
+	}
+}
+
+// FuzzManifest changes the manifest of a recorded trace: it is refused, or judged without a panic.
+func FuzzManifest(f *testing.F) {
+	src, err := open(filepath.Join("testdata", "healthy.tar.gz"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	files := src.(archive)
+	f.Add([]byte(files[manifestName]))
+	f.Fuzz(func(t *testing.T, manifest []byte) {
+		a := maps.Clone(files)
+		a[manifestName] = manifest
+		b, err := decode(a)
+		if err != nil {
+			if b != nil {
+				t.Error("a bundle beside an error")
+			}
+			return
+		}
+		trace.Judge(b.Case)
+		if _, _, err := encode(b); err != nil {
+			t.Errorf("what was read can't be written: %v", err)
+		}
+	})
+}
+
+// FuzzTables changes the tables of the first node.
+func FuzzTables(f *testing.F) {
+	src, err := open(filepath.Join("testdata", "healthy.tar.gz"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	files := src.(archive)
+	const name = "tables/node1/host.json"
+	f.Add([]byte(files[name]))
+	f.Fuzz(func(t *testing.T, tables []byte) {
+		a := maps.Clone(files)
+		a[name] = tables
+		if b, err := decode(a); err == nil {
+			trace.Judge(b.Case)
+		}
+	})
 }

@@ -2,12 +2,14 @@ package cmd
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/podtrace/podtrace/pkg/bundle"
+	"github.com/podtrace/podtrace/pkg/probe"
+	"github.com/podtrace/podtrace/pkg/report"
 	"github.com/podtrace/podtrace/pkg/trace"
 )
 
@@ -21,6 +23,7 @@ type pathOptions struct {
 	NoBPF    bool
 	SrcPort  uint16
 	Contrast string
+	Write    string // where to record a bundle; "": nowhere
 }
 
 const pathLong = `Trace the path from A to B and back.
@@ -42,7 +45,8 @@ const pathExample = `  podtrace path coffee-1 coffee-2
   podtrace path coffee-1 coffee-2 --probe tcp:8080
   podtrace path coffee-1 svc/coffee:80
   podtrace path coffee-1 coffee-2 --probe none --timeout 30s   # watch real traffic
-  podtrace path -f cluster.yaml shop/cart shop/db -o json`
+  podtrace path -f cluster.yaml shop/cart shop/db -o json
+  podtrace path coffee-1 coffee-2 -w trace.tar.gz              # keep it for podtrace analyze`
 
 func newPathCmd(s *Streams, runF func(context.Context, *pathOptions) error) *cobra.Command {
 	o := &pathOptions{traceOptions: traceOptions{streams: s}}
@@ -62,8 +66,16 @@ func newPathCmd(s *Streams, runF func(context.Context, *pathOptions) error) *cob
 			return runF(c.Context(), o)
 		},
 	}
-	o.addFlags(c, "what to send: icmp, tcp[:PORT], udp[:PORT], none (only watch)")
+	o.inventoryOptions.addFlags(c)
+	addOutputFlags(c, &o.Output, &o.ExitZero)
+	o.addProbeFlags(c)
+	return c
+}
+
+// addProbeFlags adds what says how to make the path speak, and where to keep what it said.
+func (o *pathOptions) addProbeFlags(c *cobra.Command) {
 	f := c.Flags()
+	f.StringVar(&o.Probe, "probe", probe.ICMP, "what to send: icmp, tcp[:PORT], udp[:PORT], none (only watch)")
 	f.IntVar(&o.Count, "count", 3, "how many probes to send")
 	f.DurationVar(&o.Interval, "interval", 50*time.Millisecond, "time between two probes")
 	f.DurationVar(&o.Timeout, "timeout", time.Second, "how long to wait for the last answer; with --probe none, how long to watch")
@@ -72,7 +84,7 @@ func newPathCmd(s *Streams, runF func(context.Context, *pathOptions) error) *cob
 	f.StringVar(&o.Contrast, "contrast", string(trace.ContrastAuto),
 		"further probes, small and few: auto (a full-size packet on a healthy path; others when the place alone does not decide), always, never")
 	f.BoolVar(&o.Full, "full", false, "capture payloads too; without it headers only")
-	return c
+	f.StringVarP(&o.Write, "write", "w", "", "record all of it into a bundle, FILE.tar.gz or FOLDER/, for podtrace analyze")
 }
 
 // complete parses and checks what the flags say, before anything is touched.
@@ -90,20 +102,38 @@ func (o *pathOptions) complete(c *cobra.Command, args []string) error {
 	case o.Timeout <= 0:
 		return usageErrorf(c.CommandPath(), "flag --timeout: %s is not positive", o.Timeout)
 	}
+	if o.Write != "" {
+		return bundle.Check(o.Write)
+	}
 	return nil
 }
 
-func runPath(ctx context.Context, o *pathOptions) error {
+// gather does the live half of a trace.
+func (o *pathOptions) gather(ctx context.Context) (*trace.Case, error) {
 	to, err := o.request(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	to.Count, to.Interval, to.Timeout, to.Full = o.Count, o.Interval, o.Timeout, o.Full
 	to.SourcePort = o.SrcPort
 	to.NoBPF, to.Contrast = o.NoBPF, trace.Contrast(o.Contrast)
-	r, err := trace.Path(ctx, to)
-	if r == nil && err == nil {
-		return fmt.Errorf("trace %q to %q: no report was made", o.Source, o.Destination)
+	return trace.Gather(ctx, to)
+}
+
+func runPath(ctx context.Context, o *pathOptions) error {
+	c, err := o.gather(ctx)
+	if c == nil {
+		return err
 	}
-	return o.finish(ctx, r, err)
+	r := trace.Judge(c)
+	interrupted := ctx.Err() != nil
+	done := o.finish(ctx, r, err)
+	if o.Write == "" {
+		return done
+	}
+	if err := bundle.Write(o.Write, &bundle.Bundle{Case: c, Report: r, Interrupted: interrupted}); err != nil {
+		return err // the report is out; that there is no bundle has not been said
+	}
+	o.say("recorded in %s: %s", report.Clean(o.Write), extent(c))
+	return done
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -31,14 +30,8 @@ type traceOptions struct {
 
 func (o *traceOptions) addFlags(c *cobra.Command, probeUsage string) {
 	o.inventoryOptions.addFlags(c)
-	f := c.Flags()
-	f.StringVarP(&o.Output, "output", "o", report.FormatText, "format of the report: "+strings.Join(report.Formats(), ", "))
-	f.StringVar(&o.Probe, "probe", probe.ICMP, probeUsage)
-	f.BoolVar(&o.ExitZero, "exit-zero", false, "exit with 0 whatever the verdict")
-	complete := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return report.Formats(), cobra.ShellCompDirectiveNoFileComp
-	}
-	_ = c.RegisterFlagCompletionFunc("output", complete) // fails only for a flag that is not there
+	addOutputFlags(c, &o.Output, &o.ExitZero)
+	c.Flags().StringVar(&o.Probe, "probe", probe.ICMP, probeUsage)
 }
 
 func (o *traceOptions) complete(c *cobra.Command, args []string) error {
