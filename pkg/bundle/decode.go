@@ -25,6 +25,8 @@ func decode(src source) (*Bundle, error) {
 		From: q.From, To: q.To, Flow: forward.Flow(q.Flow), Sent: diagnose.Sent(q.Sent), Probe: q.Probe,
 		Version: m.Podtrace, Incomplete: m.Incomplete,
 	}
+	c.Targets = q.Targets
+	copy(c.Marker[:], q.Marker)
 	if c.Inventory, err = readCluster(src); err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ func encode(b *Bundle) ([]file, time.Time, error) {
 		Format: Format, Podtrace: c.Version, Taken: taken(c.Snapshot), Interrupted: b.Interrupted, Incomplete: c.Incomplete,
 		Request: request{
 			Source: fromEndpoint(c.Source), Destination: fromEndpoint(c.Destination), From: c.From, To: c.To,
-			Flow: flow(c.Flow), Sent: sent(c.Sent), Probe: c.Probe,
+			Targets: c.Targets, Flow: flow(c.Flow), Marker: c.Marker[:], Sent: sent(c.Sent), Probe: c.Probe,
 		},
 	}
 	e := &encoder{files: make([]file, 1)} // the manifest comes first, when it is complete

@@ -33,7 +33,9 @@ type request struct {
 	Destination endpoint         `json:"destination"`
 	From        resolve.Location `json:"from"`
 	To          resolve.Location `json:"to"`
+	Targets     []trace.Target   `json:"targets,omitempty"`
 	Flow        flow             `json:"flow"`
+	Marker      []byte           `json:"marker,omitempty"` // starts the probe's payloads
 	Sent        sent             `json:"sent"`
 	Probe       *report.Probe    `json:"probe,omitempty"`
 }
@@ -110,6 +112,8 @@ type flow struct {
 	DF       bool       `json:"df,omitempty"`
 	GSO      bool       `json:"gso,omitempty"`
 	Mark     uint32     `json:"mark,omitempty"`
+
+	Any forward.Field `json:"any,omitempty"`
 }
 
 // sent is diagnose.Sent, likewise.
