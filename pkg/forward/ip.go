@@ -407,7 +407,7 @@ func (w *walk) sourceInvalid(h *host, l *tables.Link, p *packet, oif string) boo
 // ownSource reports whether a source is this host's own. Without rules and local routes of its own the kernel
 // looks at the addresses alone, else the source is looked up (fib_validate_source).
 func (h *host) ownSource(p *packet, oif string) bool {
-	if !h.customLocal() {
+	if !h.ownRoutes {
 		return h.hasAddr(p.Src)
 	}
 	as := h.routes(query{dst: p.Src, src: p.Dst, iif: oif, proto: p.Proto, sport: p.portFor(p.DstPort), dport: p.portFor(p.SrcPort)})

@@ -35,6 +35,7 @@ type host struct {
 	ports  map[tables.Ifindex][]*tables.Link // of a bridge
 	// exceptions are the learned routes (path MTU, redirect) by their destination
 	exceptions map[netip.Addr][]*tables.Route
+	ownRoutes  bool // customLocal
 }
 
 type fibKey struct {
@@ -90,6 +91,7 @@ func newHost(n *tables.Netns) *host {
 	h.indexLinks()
 	h.indexRoutes()
 	h.indexNeighs()
+	h.ownRoutes = h.customLocal()
 	return h
 }
 
