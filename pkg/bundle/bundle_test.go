@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -495,47 +494,4 @@ func TestRecorded(t *testing.T) {
 			sameReport(t, r, trace.Judge(again.Case))
 		})
 	}
-}
-
-// FuzzManifest changes the manifest of a recorded trace: it is refused, or judged without a panic.
-func FuzzManifest(f *testing.F) {
-	src, err := open(filepath.Join("testdata", "healthy.tar.gz"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	files := src.(archive)
-	f.Add([]byte(files[manifestName]))
-	f.Fuzz(func(t *testing.T, manifest []byte) {
-		a := maps.Clone(files)
-		a[manifestName] = manifest
-		b, err := decode(a)
-		if err != nil {
-			if b != nil {
-				t.Error("a bundle beside an error")
-			}
-			return
-		}
-		trace.Judge(b.Case)
-		if _, _, err := encode(b); err != nil {
-			t.Errorf("what was read can't be written: %v", err)
-		}
-	})
-}
-
-// FuzzTables changes the tables of the first node.
-func FuzzTables(f *testing.F) {
-	src, err := open(filepath.Join("testdata", "healthy.tar.gz"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	files := src.(archive)
-	const name = "tables/node1/host.json"
-	f.Add([]byte(files[name]))
-	f.Fuzz(func(t *testing.T, tables []byte) {
-		a := maps.Clone(files)
-		a[name] = tables
-		if b, err := decode(a); err == nil {
-			trace.Judge(b.Case)
-		}
-	})
 }
