@@ -43,8 +43,8 @@ lint: ## golangci-lint, pinned in tools/go.mod
 
 .PHONY: race
 race: ## all tests but those of faults, with the race detector where there is a C compiler for it
-	@if command -v gcc >/dev/null; then set -x; CGO_ENABLED=1 $(GO) test -race -short -timeout 20m ./...; \
-	else echo "no gcc: without the race detector"; $(GO) test -short -timeout 20m ./...; fi
+	@if command -v gcc >/dev/null; then set -x; CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...; \
+	else echo "no gcc: without the race detector"; $(GO) test -timeout 20m ./...; fi
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (20000 inputs)
@@ -56,7 +56,7 @@ bench: ## benchmarks that match BENCH (all)
 
 .PHONY: faults
 faults: ## every fault of every lab: the tables of verdicts
-	@set -o pipefail; $(GO) test ./pkg/trace -run 'TestFaultMatrix|TestFaultsOfDatapaths' -v -timeout 30m | grep -v -e '=== RUN' -e '--- PASS'
+	@set -o pipefail; FAULTS=all $(GO) test ./pkg/trace -run 'TestFaultMatrix|TestFaultsOfDatapaths' -v -timeout 30m | grep -v -e '=== RUN' -e '--- PASS'
 
 .PHONY: healthy
 healthy: ## HEALTHY_RUNS (1000) healthy paths over all datapaths, half of them under load: no finding

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -41,7 +42,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("NO_COLOR", "")
 	env.Setenv("LC_ALL", "C.UTF-8")
 	env.Setenv("KUBECONFIG", "")
-	env.Setenv("PODTRACE_LAB_PREFIX", fmt.Sprintf("podtrace-test%d-", os.Getpid()))
+	env.Setenv("PODTRACE_LAB_PREFIX", fmt.Sprintf("podtrace-t%08x-", crc32.ChecksumIEEE([]byte(env.WorkDir))))
 	env.Setenv("PODTRACE_LAB_DIR", filepath.Join(env.WorkDir, "lab"))
 	wd, err := os.Getwd()
 	env.Setenv("SRC", wd)

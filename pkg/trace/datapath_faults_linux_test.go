@@ -46,7 +46,7 @@ var untold = map[string][]string{
 // TestFaultsOfDatapaths puts in every fault of the other labs, where the lab has it by default, and follows the path
 // that shows it. With FAULTS_OF only one of them.
 func TestFaultsOfDatapaths(t *testing.T) {
-	notShort(t)
+	ofFaults(t)
 	only := os.Getenv("FAULTS_OF")
 	specs := []lab.Spec{}
 	for _, d := range lab.Datapaths() {

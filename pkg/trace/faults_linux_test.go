@@ -3,6 +3,7 @@ package trace_test
 import (
 	"cmp"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -117,7 +118,7 @@ func (f fault) wrong(v report.Verdict, status, on string, want said) string {
 // TestFaultMatrix puts in every fault of the default lab, on either node, and asks both commands: check, which
 // sees tables alone, and path. "make faults" prints the table.
 func TestFaultMatrix(t *testing.T) {
-	notShort(t)
+	ofFaults(t)
 	inv := up(t)
 	for _, f := range lab.Faults() {
 		if !hasRow(f.ID) && !slices.ContainsFunc(elsewhere, func(id string) bool { return id == f.ID }) && slices.Contains(f.Datapaths, lab.FlannelVXLAN) {
@@ -143,11 +144,11 @@ func TestFaultMatrix(t *testing.T) {
 	t.Logf("\n%s", &out)
 }
 
-// notShort leaves the long matrices to "make faults", which "make test" runs as well.
-func notShort(t *testing.T) {
+// ofFaults leaves the long matrices to "make faults", which "make test" runs as well.
+func ofFaults(t *testing.T) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("make faults runs it")
+	if os.Getenv("FAULTS") != "all" {
+		t.Skip("make faults runs it, and make test runs that")
 	}
 }
 

@@ -546,11 +546,11 @@ func (in *Intent) endpointChecks(h *forward.Hop) []Check {
 	return nil
 }
 
-// sourceChecks: between pods no rule may put another source in the place of the sender's, wherever the packet
-// ends.
+// sourceChecks: between pods, and not by way of a service, no rule may put another source in the place of the
+// sender's, wherever the packet ends.
 func (in *Intent) sourceChecks(steps []forward.Step) []Check {
-	if in == nil || !in.Src.Pod || !in.Dst.Pod {
-		return nil
+	if in == nil || !in.Src.Pod || !in.Dst.Pod || len(in.Dsts) > 0 || in.Masked || in.answers.IsValid() {
+		return nil // a service's proxy may have to
 	}
 	for k := range steps {
 		s := &steps[k]
