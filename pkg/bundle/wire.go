@@ -182,7 +182,7 @@ func decodeCapture(raw []byte, r *recording) (*trace.Observed, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	for {
 		var rec pcapfile.Record
 		if err := in.Next(&rec); errors.Is(err, io.EOF) {

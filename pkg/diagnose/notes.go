@@ -34,6 +34,16 @@ func (c *leg) notes() {
 			}
 		}
 	}
+	if c.n == 0 && c.intent != nil {
+		for _, ns := range c.intent.Snapshot.Netns {
+			for _, h := range ns.Cgroup {
+				note(0, Finding{
+					Cause: "cgroup-bpf", Node: ns.Node, Evidence: []string{h.Entry + " tag " + h.Tag},
+					Summary: fmt.Sprintf("%s: a program on the root cgroup sees the packets of every socket: %s %s", ns.Node, h.Where, h.Name),
+				})
+			}
+		}
+	}
 	if c.n == 0 && c.in.Sent.Answered > 0 {
 		for _, e := range c.in.Sent.Errors {
 			if strings.Contains(e, "connection refused") || strings.Contains(e, "port unreachable") {

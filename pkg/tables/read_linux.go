@@ -316,6 +316,9 @@ func (r *reader) programs() error {
 		l := &r.ns.Links[i]
 		l.Hooks = append(l.Hooks, hooks[l.Index]...)
 	}
+	if err == nil && r.ns.Name == HostName {
+		r.ns.Cgroup, err = cgroupPrograms()
+	}
 	return err
 }
 

@@ -62,6 +62,10 @@ type Netns struct {
 	// Proxies are the processes that carry packets between a TUN device and a UDP socket of this namespace.
 	Proxies []Proxy `json:"proxies,omitempty"`
 
+	// Cgroup are the programs on the root of the node's cgroups (bpf(2)): they see packets and calls of every
+	// socket there is. Of the node's own namespace only.
+	Cgroup []Hook `json:"cgroup,omitempty"`
+
 	Netfilter *netfilter.Ruleset `json:"netfilter,omitempty"` // nil: not read
 	// SNMP holds the protocol counters of /proc/net/snmp, snmp6 and netstat, "Udp.InCsumErrors".
 	SNMP map[string]uint64 `json:"snmp,omitempty"`
@@ -125,7 +129,7 @@ type Link struct {
 
 // Hook is a program attached to a device: XDP, tcx, a tc filter.
 type Hook struct {
-	Where string `json:"where"` // "xdp", "tc-ingress", "tc-egress", "tcx-ingress", "tcx-egress", "netkit"
+	Where string `json:"where"` // "cgroup-egress", "xdp", "tc-ingress", "tc-egress", "tcx-ingress", "tcx-egress", "netkit"
 	Kind  string `json:"kind"`  // "bpf", "u32", "flower", …
 	Name  string `json:"name,omitempty"`
 	ID    uint32 `json:"id,omitempty"`
