@@ -127,7 +127,7 @@ func full() *trace.Case {
 func observed(id int) *trace.Observed {
 	o := &trace.Observed{
 		Points: []trace.Point{filled[tracePoint](1).point(id + 3), filled[tracePoint](2).point(id + 1), filled[tracePoint](3).point(id + 2)},
-		ArmNs:  77, End: 1_800_000_000_000_000_123,
+		ArmNs:  77, Begin: 1_700_000_000_000_000_001, End: 1_800_000_000_000_000_123,
 	}
 	o.Points[0].Stats.Err = errors.New("network is down")
 	at := time.Unix(1_800_000_000, 5).UTC()

@@ -50,10 +50,11 @@ type netnsFile struct {
 
 // recording is one capture.
 type recording struct {
-	File     string  `json:"file"`
-	ArmNanos int64   `json:"armNanos"`
-	EndNanos int64   `json:"endNanos,omitempty"` // since the epoch
-	Points   []point `json:"points"`
+	File       string  `json:"file"`
+	ArmNanos   int64   `json:"armNanos"`
+	BeginNanos int64   `json:"beginNanos,omitempty"` // since the epoch
+	EndNanos   int64   `json:"endNanos,omitempty"`   // since the epoch
+	Points     []point `json:"points"`
 	// Interfaces are those of the capture file, in its order.
 	Interfaces []iface `json:"interfaces"`
 }

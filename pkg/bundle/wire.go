@@ -34,7 +34,7 @@ const application = "podtrace"
 
 // encodeCapture writes a capture as pcapng.
 func encodeCapture(c *trace.Case, o *trace.Observed, comments []string) (*recording, []byte, error) {
-	r := &recording{ArmNanos: o.ArmNs, EndNanos: o.End, Points: []point{}, Interfaces: []iface{}}
+	r := &recording{ArmNanos: o.ArmNs, BeginNanos: o.Begin, EndNanos: o.End, Points: []point{}, Interfaces: []iface{}}
 	var b bytes.Buffer
 	w, err := pcapfile.NewWriter(&b, application)
 	if err != nil {
@@ -166,7 +166,7 @@ var sectionHeader = []byte{0x0a, 0x0d, 0x0d, 0x0a}
 
 // decodeCapture reads what encodeCapture wrote.
 func decodeCapture(raw []byte, r *recording) (*trace.Observed, error) {
-	o := &trace.Observed{ArmNs: r.ArmNanos, End: r.EndNanos}
+	o := &trace.Observed{ArmNs: r.ArmNanos, Begin: r.BeginNanos, End: r.EndNanos}
 	known := make(map[int]bool)
 	for i := range r.Points {
 		if known[r.Points[i].ID] {

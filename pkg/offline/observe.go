@@ -180,10 +180,14 @@ func (s *side) byAddress(f *capture.Frame) capture.Direction {
 // others shows a path that broke, not a capture that ended.
 const stopped = 15 * time.Second
 
-// overlap leaves to be judged what all points were there to see: captures are not begun at one moment, nor ended.
-// It gives what it left out.
+// underWay is how long before Observed.End a packet may set out and still be on its way. Here the end is the last
+// packet of a capture, and that one was seen.
+const underWay = 20 * time.Millisecond
+
+// overlap finds the time in which all points were there to see: captures are not begun at one moment, nor ended.
+// It says what is not judged for that.
 func overlap(o *trace.Observed, spans []span) (notes []string) {
-	var begin, end, latest int64
+	var begin, end, earliest, latest int64
 	for _, s := range spans {
 		if s.last == 0 {
 			continue
@@ -192,27 +196,23 @@ func overlap(o *trace.Observed, spans []span) (notes []string) {
 		if end == 0 || s.last < end {
 			end = s.last
 		}
+		if earliest == 0 || s.first < earliest {
+			earliest = s.first
+		}
 	}
 	if begin >= end { // clocks too far apart, or one capture after the other
 		return nil
 	}
-	if n := len(o.Frames); begin > 0 {
-		kept := o.Frames[:0]
-		for _, f := range o.Frames {
-			if f.Time.UnixNano() >= begin {
-				kept = append(kept, f)
-			}
-		}
-		o.Frames = kept
-		if n > len(kept) {
-			notes = append(notes, fmt.Sprintf("%d frames from before the last capture began are not judged", n-len(kept)))
+	o.Begin = begin
+	if d := time.Duration(begin - earliest); d > time.Second {
+		notes = append(notes, fmt.Sprintf("the captures do not begin together: packets of the first %s are not judged", d.Round(time.Millisecond)))
+	}
+	if d := time.Duration(latest - end); d <= stopped {
+		o.End = end + underWay.Nanoseconds()
+		if d > time.Second {
+			notes = append(notes, fmt.Sprintf("the captures do not end together: packets of the last %s are not judged", d.Round(time.Millisecond)))
 		}
 	}
-	if latest-end > stopped.Nanoseconds() {
-		return notes
-	}
-	// Packets that set out after the first capture ended are on their way when it does.
-	o.End = end
 	return notes
 }
 

@@ -108,28 +108,26 @@ func TestDirections(t *testing.T) {
 
 // TestOverlap: what one capture could not have seen is not judged.
 func TestOverlap(t *testing.T) {
-	at := func(s int64) time.Time { return time.Unix(s, 0) }
-	frames := func() *trace.Observed {
-		return &trace.Observed{Frames: []capture.Frame{{Time: at(10)}, {Time: at(20)}, {Time: at(30)}}}
-	}
 	s := func(a, b int64) span { return span{a * 1e9, b * 1e9} }
 	for _, c := range []struct {
-		name   string
-		spans  []span
-		frames int
-		end    int64
+		name              string
+		spans             []span
+		begin, end, notes int
 	}{
-		{"at once", []span{s(10, 30), s(10, 30)}, 3, 30},
-		{"begun late", []span{s(10, 30), s(15, 30)}, 2, 30},
-		{"ended early", []span{s(10, 30), s(10, 28)}, 3, 28},
-		{"silent at the end", []span{s(10, 30), s(10, 12)}, 3, 0},
-		{"silent throughout", []span{s(10, 30), {}}, 3, 30},
-		{"another day", []span{s(10, 30), s(90, 99)}, 3, 0},
+		{"at once", []span{s(10, 30), s(10, 30)}, 10, 30, 0},
+		{"begun late", []span{s(10, 30), s(15, 30)}, 15, 30, 1},
+		{"ended early", []span{s(10, 30), s(10, 28)}, 10, 28, 1},
+		{"silent at the end", []span{s(10, 30), s(10, 12)}, 10, 0, 0},
+		{"silent throughout", []span{s(10, 30), {}}, 10, 30, 0},
+		{"another day", []span{s(10, 30), s(90, 99)}, 0, 0, 0},
 	} {
-		o := frames()
+		o := &trace.Observed{}
 		notes := overlap(o, c.spans)
-		if len(o.Frames) != c.frames || o.End != c.end*1e9 || (len(notes) > 0) != (c.frames < 3) {
-			t.Errorf("%s: %d frames, end %d, %q", c.name, len(o.Frames), o.End, notes)
+		if c.end != 0 {
+			o.End -= underWay.Nanoseconds()
+		}
+		if o.Begin != int64(c.begin)*1e9 || o.End != int64(c.end)*1e9 || len(notes) != c.notes {
+			t.Errorf("%s: from %d to %d, %q", c.name, o.Begin, o.End, notes)
 		}
 	}
 }

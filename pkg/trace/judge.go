@@ -52,6 +52,8 @@ type Observed struct {
 	Points []Point
 	Frames []capture.Frame
 	ArmNs  int64
+	// Begin is when the last tap began to watch, in ns since the epoch; 0: all did before the first packet.
+	Begin int64
 	// End is when the taps were told to stop, in ns since the epoch; 0: not known.
 	End int64
 }
@@ -61,13 +63,15 @@ type Observed struct {
 // packet that was lost is older.
 const underWay = 20 * time.Millisecond
 
-// settled leaves out the journeys that were under way when the capture ended: they prove nothing.
-func settled(js []correlate.Journey, end int64) []correlate.Journey {
-	if end == 0 {
-		return js
-	}
+// settled leaves out the journeys that were under way when the capture ended, and those that were over before
+// all of it had begun: they prove nothing.
+func settled(js []correlate.Journey, o *Observed) []correlate.Journey {
 	return slices.DeleteFunc(js, func(j correlate.Journey) bool {
-		return len(j.Sightings) > 0 && j.Sightings[0].Time > end-underWay.Nanoseconds()
+		if len(j.Sightings) == 0 {
+			return false
+		}
+		first, last := j.Sightings[0].Time, j.Sightings[len(j.Sightings)-1].Time
+		return last < o.Begin || o.End != 0 && first > o.End-underWay.Nanoseconds()
 	})
 }
 
@@ -240,8 +244,8 @@ func wire(c *Case, p plan) *verify.Wire {
 		w.Taps = append(w.Taps, t)
 	}
 	w.Journeys = correlate.Journeys(correlateFlow(c, p), sightings(c, p))
-	w.Journeys.Request = settled(w.Journeys.Request, c.Observed.End)
-	w.Journeys.Reply = settled(w.Journeys.Reply, c.Observed.End)
+	w.Journeys.Request = settled(w.Journeys.Request, c.Observed)
+	w.Journeys.Reply = settled(w.Journeys.Reply, c.Observed)
 	return w
 }
 
