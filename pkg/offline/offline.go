@@ -5,6 +5,7 @@
 package offline
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -95,6 +96,9 @@ func Read(q Request) (*trace.Case, error) {
 		return nil, errors.New("there is no listing: without tables nothing says which way a packet should go")
 	}
 	l := listing.Parse(inputs)
+	for _, n := range l.Snapshot.Netns { // as a kernel lists them
+		slices.SortStableFunc(n.Links, func(a, b tables.Link) int { return cmp.Compare(a.Index, b.Index) })
+	}
 	c := &trace.Case{Inventory: l.Inventory, Snapshot: l.Snapshot, Version: q.Version, Incomplete: unread(l)}
 	if q.Inventory != nil {
 		c.Inventory = q.Inventory
