@@ -51,6 +51,8 @@ func TestGolden(t *testing.T) {
 		{"yaml", FormatYAML, Options{}},
 		{"junit", FormatJUnit, Options{}},
 		{"md", FormatMarkdown, Options{}},
+		{"html", FormatHTML, Options{}},
+		{"sarif", FormatSARIF, Options{}},
 	}
 	for name, r := range fixtures(t) {
 		for _, o := range outputs {

@@ -15,11 +15,13 @@ const (
 	FormatYAML     = "yaml"     // the same value
 	FormatJUnit    = "junit"    // one test case a hop, for CI
 	FormatMarkdown = "markdown" // for an issue or a chat
+	FormatHTML     = "html"     // one page, without scripts
+	FormatSARIF    = "sarif"    // one result a finding, for code scanning
 )
 
 // Formats lists what Write takes, in the order in which help shows it.
 func Formats() []string {
-	return []string{FormatText, FormatWide, FormatJSON, FormatYAML, FormatJUnit, FormatMarkdown}
+	return []string{FormatText, FormatWide, FormatJSON, FormatYAML, FormatJUnit, FormatMarkdown, FormatHTML, FormatSARIF}
 }
 
 // CheckFormat reports whether Write takes the format, so that a command can refuse a wrong one
@@ -54,6 +56,10 @@ func Write(w io.Writer, r *Report, format string, o Options) error {
 		return writeJUnit(w, full)
 	case FormatMarkdown:
 		return writeMarkdown(w, full)
+	case FormatHTML:
+		return writeHTML(w, full)
+	case FormatSARIF:
+		return writeSARIF(w, full)
 	default:
 		return writeText(w, full, o, format == FormatWide)
 	}
