@@ -16,7 +16,7 @@ var htmlSource string
 var htmlPage = template.Must(template.New("report").Funcs(template.FuncMap{
 	"clean": Clean, "name": func(e Endpoint) string { return Clean(endpointName(e)) },
 	"scene": func(leg, node, iface string) string { return Clean(scene(leg, node, iface)) },
-	"cells": htmlCells, "mark": htmlMark, "time": func(ns int64) string { return (&printer{}).duration(ns) },
+	"cells": htmlCells, "mark": htmlMark, "time": func(ns int64) string { return (&printer{glyphs: unicodeGlyphs}).duration(ns) },
 	"failed": func(h Hop) (out []Check) {
 		for _, c := range h.Checks {
 			if !c.OK {
