@@ -127,21 +127,30 @@ func addOutputFlags(c *cobra.Command, output *string, exitZero *bool) {
 }
 
 func runAnalyze(ctx context.Context, o *analyzeOptions) error {
+	alone := len(o.Inputs) == 1 && len(o.Ends)+len(o.Points) == 0
+	for _, p := range o.Inputs {
+		if bundle.Is(p) && !alone {
+			return withHint(fmt.Errorf("%q is a bundle: it knows its endpoints and is judged alone", p), "podtrace analyze "+p)
+		}
+	}
 	switch {
 	case len(o.Ends) == 2:
 		return o.material()
-	case len(o.Inputs) == 1 && len(o.Points) == 0 && !isCapture(o.Inputs[0]):
+	case alone && !isCapture(o.Inputs[0]):
 		return o.bundle(o.Inputs[0])
 	case len(o.Points) > 0:
 		return usageErrorf("podtrace analyze", "flag --point needs the endpoints A and B, and listings")
 	}
 	for _, p := range o.Inputs {
 		if !isCapture(p) {
-			return withHint(fmt.Errorf("%q is no capture file", p), "name the two endpoints to judge listings: podtrace analyze A B FILES…")
+			return withHint(fmt.Errorf("%q is no capture file", p), endpointsHint)
 		}
 	}
 	return o.flows(ctx)
 }
+
+// endpointsHint is for files that are neither a bundle nor captures.
+const endpointsHint = "name the two endpoints to judge listings: podtrace analyze A B FILES…"
 
 func isCapture(path string) bool {
 	is, err := offline.IsCapture(path)
@@ -171,7 +180,7 @@ func (o *analyzeOptions) material() error {
 func (o *analyzeOptions) bundle(path string) error {
 	b, err := bundle.Read(path)
 	if err != nil {
-		return withHint(err, "podtrace collect and podtrace path -w write bundles")
+		return withHint(err, endpointsHint+"\npodtrace collect and podtrace path -w write bundles")
 	}
 	r := trace.Judge(b.Case)
 	if was := b.Report; was != nil && (was.Verdict.Status != r.Verdict.Status || was.Verdict.Cause != r.Verdict.Cause) && !b.Interrupted {
