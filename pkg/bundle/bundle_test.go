@@ -174,6 +174,19 @@ func same(want, got any) string {
 		}, cmp.Ignore()))
 }
 
+// TestFull: the case of the other tests sets every field, also one that is added later.
+func TestFull(t *testing.T) {
+	c := full()
+	for _, v := range []any{c, c.Observed, c.Sized, c.Sized.Observed} {
+		s := reflect.ValueOf(v).Elem()
+		for i := range s.NumField() {
+			if s.Field(i).IsZero() {
+				t.Errorf("%s.%s is not set: see that a bundle carries it", s.Type(), s.Type().Field(i).Name)
+			}
+		}
+	}
+}
+
 // TestRoundTrip writes a case with every field in use, as a file and as a folder, and reads the same.
 func TestRoundTrip(t *testing.T) {
 	want := &Bundle{Case: full(), Interrupted: true}
