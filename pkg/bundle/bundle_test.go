@@ -115,6 +115,9 @@ func full() *trace.Case {
 		},
 		From: filled[resolve.Location](1), To: filled[resolve.Location](50), Flow: filled[forward.Flow](7), Sent: filled[diagnose.Sent](9),
 		Witness: filled[diagnose.Witness](100), Opinion: &trace.Opinion{}, Probe: new(report.Probe), Version: "v9", Incomplete: []string{"a", "b"},
+		Targets: []trace.Target{{
+			Backend: inventory.Backend{IP: tablestest.Coffee2IP, Port: 8080, Node: "node2", Pod: &inv.Pods[0]}, At: filled[resolve.Location](60),
+		}}, Marker: [8]byte{1, 2, 3, 4, 5, 6, 7, 8},
 	}
 	*c.Probe, *c.Opinion = filled[report.Probe](3), filled[trace.Opinion](5)
 	c.Witness.Size = nil // Judge's own
