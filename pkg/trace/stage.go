@@ -83,7 +83,6 @@ func (st *stage) watchFlow() {
 // observe arms all taps, sends, and takes in what they saw.
 func (st *stage) observe(ctx context.Context, pr *probe.Prober) error {
 	p := newPlan(st.c)
-	st.c.Opinion = st.ask(p)
 	points := st.points(p)
 	pts, err := st.taps(p, points)
 	if err != nil {
@@ -95,6 +94,7 @@ func (st *stage) observe(ctx context.Context, pr *probe.Prober) error {
 		cfg.SnapLen = fullSnapLen
 	}
 	st.o.say("arming %d taps", len(pts))
+	st.c.Opinion = st.ask(p)
 	var ses *capture.Session
 	var drops *kdrop.Watcher
 	var g errgroup.Group
