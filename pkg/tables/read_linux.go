@@ -316,8 +316,8 @@ func (r *reader) programs() error {
 		l := &r.ns.Links[i]
 		l.Hooks = append(l.Hooks, hooks[l.Index]...)
 	}
-	if err == nil && r.ns.Name == HostName {
-		r.ns.Cgroup, err = cgroupPrograms()
+	if err == nil {
+		r.ns.Cgroup, err = cgroupPrograms(r.ns.ID, r.ns.Name == HostName)
 	}
 	return err
 }
