@@ -13,6 +13,7 @@ import (
 
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/netfilter"
+	"github.com/podtrace/podtrace/pkg/tables"
 	"github.com/podtrace/podtrace/pkg/verify"
 )
 
@@ -83,6 +84,8 @@ type Input struct {
 	// Data are the ways, by the tables, of a first data segment on the connection that the handshake opened;
 	// nil where there is no connection.
 	Data []forward.Leg
+	// Replay plays the request or the reply with other tables; nil: they can't be played again.
+	Replay func(s *tables.Snapshot, reply bool) []forward.Leg
 }
 
 // Diagnose gives the findings, in the order of the path, and the verdict.
@@ -175,7 +178,7 @@ func (c *leg) check(hop, k int, ck *verify.Check) {
 
 // aboutTheEnd: packets that arrive do not excuse that they arrive as others, or elsewhere.
 func aboutTheEnd(check string) bool {
-	return check == verify.CheckSource || check == verify.CheckDelivered || check == verify.CheckPort || check == verify.CheckEndpoint
+	return check == verify.CheckSource || check == verify.CheckDelivered || check == verify.CheckPort || check == verify.CheckEndpoint || check == verify.CheckAnswer
 }
 
 // aboutTheWay: without packets nothing shows that another way than the one that was meant gets there as well.
@@ -295,6 +298,12 @@ func (c *leg) dropped() {
 		return
 	}
 	if def, ok := c.plumbing(d); ok {
+		def.Leg, def.Severity, def.place = c.Name, Error, f.place
+		def.Evidence = append(def.Evidence, f.Evidence...)
+		c.found = append(c.found, def)
+		return
+	}
+	if def, ok := c.ledAstray(d); ok {
 		def.Leg, def.Severity, def.place = c.Name, Error, f.place
 		def.Evidence = append(def.Evidence, f.Evidence...)
 		c.found = append(c.found, def)

@@ -170,10 +170,21 @@ func Judge(c *Case) *report.Report {
 	witness.Size = size(c)
 	fs, v := diagnose.Diagnose(diagnose.Input{
 		Path: path, Intent: in.Intent, Wire: in.Wire, Sent: c.Sent, Incomplete: incomplete(c), Witness: witness,
-		Data: data(c, p, &path),
+		Data: data(c, p, &path), Replay: c.replay,
 	})
 	fs, v = withOther(c, fs, v)
 	return assemble(c, p, in.Intent.Dst, path, fs, v)
+}
+
+// replay plays a leg with other tables.
+func (c *Case) replay(s *tables.Snapshot, reply bool) []forward.Leg {
+	other := *c
+	other.Snapshot = s
+	p := newPlan(&other)
+	if reply {
+		return p.reply
+	}
+	return p.request
 }
 
 // dataSize is a first request of some application: larger than any segment of a handshake.
