@@ -748,7 +748,7 @@ func (c *leg) nameNetfilter(d *forward.Drop) (cause, summary string) {
 			return "netpol-drop", summary
 		}
 		return "v6-fw-drop", summary
-	case strings.Contains(r.Text, "has no local endpoints"): // kube-proxy's comment
+	case strings.Contains(r.Text, "has no local endpoints"), strings.Contains(r.Text, "no-endpoint-nodeports"): // kube-proxy's words
 		return "etp-local-no-endpoint", summary
 	case r.Hook == netfilter.HookInput:
 		return "pod-to-node-input-drop", summary

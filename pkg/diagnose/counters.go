@@ -101,3 +101,24 @@ func (c *leg) netfilterDropped(places ...*verify.Hop) bool {
 		return d.Reason == "NETFILTER_DROP" && d.Reverse == (c.n == 1) && c.dropPlace(&d, places) != nil
 	})
 }
+
+// clashed: the packet was lost where a rule gives it another source, and the kernel counted connections that it could
+// not enter: another connection has the same addresses and ports already.
+func (c *leg) clashed(last, next *verify.Hop, evidence []string, at int) bool {
+	s := verify.NATStep(c.Forward, "ipSrc")
+	if s == nil || s.Netns != last.Netns || s.Netns != next.Netns || s.Rule.What != netfilter.WhatNAT || !c.netfilterDropped(last, next) {
+		return false
+	}
+	counted := slices.ContainsFunc(c.in.Witness.Moved, func(m Moved) bool {
+		return m.Netns == s.Netns && strings.HasSuffix(m.Counter, "/insert_failed")
+	})
+	if !counted {
+		return false
+	}
+	c.found = append(c.found, Finding{
+		Cause: "nat-port-race", Leg: c.Name, Node: s.Node, Interface: next.Interface, Severity: Error, place: at,
+		Summary:  fmt.Sprintf("%s: after its translation the packet is the same as another connection's, and the kernel drops it: %s", s.Node, s.Entry),
+		Evidence: append(evidence, stepEvidence(s)...), Remedy: keep["nat-port-race"],
+	})
+	return true
+}

@@ -481,6 +481,9 @@ func (c *leg) lost() {
 	words := fmt.Sprintf("%d of %d packets seen at %s %s (%s), %d at %s %s (%s)",
 		last.Seen, c.Journeys, last.Node, last.Interface, last.Dir, next.Seen, next.Node, next.Interface, next.Dir)
 	said := c.kernelSaid(last, next)
+	if c.clashed(last, next, append(append([]string{"wire: " + words}, said...), c.counted(last, next)...), place(c.n, i, 0)-1) {
+		return
+	}
 	for k := range c.found {
 		// a finding further on than the place where the wire stops is not what stopped it
 		at := c.found[k].place >= place(c.n, next.Since, 0) && (!next.Expected || c.found[k].place <= place(c.n, i, 95))

@@ -29,6 +29,7 @@ var keep = map[string]string{
 	"wrong-iface":              "start flanneld with the right interface (flannel: --iface=DEVICE or --iface-can-reach), and restart it",
 	"pod-route-wrong":          "restart the pod, so that the CNI plugin sets its routes anew",
 	"dnat-dead-endpoint":       "let kube-proxy write its rules anew (restart it); see the service's EndpointSlices",
+	"nat-port-race":            "give the translation more ports (masquerade --random-fully, without --to-ports); for DNS a cache on each node",
 	"nodeport-no-masq":         "let kube-proxy write its rules anew (restart it; see its clusterCIDR): what comes from outside for another node's pod has to be masqueraded",
 	"etp-local-no-endpoint":    "send to a node that has an endpoint (mend the load balancer's health check), or set externalTrafficPolicy: Cluster",
 	"ct-stale-udp":             "the connection outlived its endpoint: kube-proxy should have deleted it",

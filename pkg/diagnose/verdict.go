@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/forward"
@@ -80,6 +81,8 @@ func statusByTables(in Input, first *Finding) Status {
 		return Broken
 	case first != nil && (!in.Intent.Arrives(req) || rep.End != forward.Delivered):
 		return Broken
+	case first != nil && !answers(&in.Path.Reply):
+		return Broken // who asked does not take it for an answer
 	case first != nil:
 		return Degraded
 	case !in.Intent.Arrives(req) || rep.End != forward.Delivered:
@@ -89,6 +92,11 @@ func statusByTables(in Input, first *Finding) Status {
 	default:
 		return Healthy
 	}
+}
+
+// answers reports whether a reply comes from the address that was asked.
+func answers(rep *verify.Leg) bool {
+	return !slices.ContainsFunc(rep.Tail, func(ck verify.Check) bool { return ck.Name == verify.CheckAnswer && !ck.OK })
 }
 
 func whyInconclusive(in Input) string {
