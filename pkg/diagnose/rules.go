@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/podtrace/podtrace/pkg/forward"
-	"github.com/podtrace/podtrace/pkg/netns"
 	"github.com/podtrace/podtrace/pkg/tables"
 	"github.com/podtrace/podtrace/pkg/verify"
 )
@@ -28,7 +27,7 @@ func (c *leg) ledAstray(d *forward.Drop) (Finding, bool) {
 }
 
 // lastRoute is the last route lookup of the leg in a namespace.
-func (c *leg) lastRoute(id netns.ID) (last *forward.Step) {
+func (c *leg) lastRoute(id tables.NetnsID) (last *forward.Step) {
 	look := func(steps []forward.Step) {
 		for i := range steps {
 			if steps[i].Kind == forward.StepRoute && steps[i].Netns == id {
