@@ -23,6 +23,8 @@ type Moved struct {
 	Text    string         `json:"text"`
 	// Sign: nothing is lost where it counts, it tells of a loss elsewhere.
 	Sign bool `json:"sign,omitempty"`
+	// Full says how full the table is that refused entries, "" when it has room or is no table.
+	Full string `json:"full,omitempty"`
 }
 
 // MovedRule is a netfilter rule or policy that counted packets while the probe was under way.
@@ -62,6 +64,30 @@ func (c *leg) counted(places ...*verify.Hop) (out []string) {
 		}
 	}
 	return out
+}
+
+// tableFull names a loss after a table of the kernel that had no room: connections, where netfilter dropped the packet;
+// neighbours, where the packet waits for one.
+func (c *leg) tableFull(f *Finding, places ...*verify.Hop) {
+	for _, m := range c.in.Witness.Moved {
+		i := slices.IndexFunc(places, func(h *verify.Hop) bool { return h.Netns == m.Netns })
+		if m.Full == "" || i < 0 {
+			continue
+		}
+		switch {
+		case strings.HasPrefix(m.Counter, "conntrack/") && c.netfilterDropped(places[0], places[len(places)-1]):
+			f.Cause = "ct-table-full"
+			f.Summary = fmt.Sprintf("%s: the connection table is full (%s), so the first packet of a new connection is dropped", m.Node, m.Full)
+		case strings.HasPrefix(m.Counter, "neigh/"):
+			f.Cause = "neigh-table-overflow"
+			f.Summary = fmt.Sprintf("%s: the table of neighbours is full (%s), and a new one can't be entered", m.Node, m.Full)
+		default:
+			continue
+		}
+		f.Node, f.Remedy = m.Node, keep[f.Cause]
+		f.Evidence = append(f.Evidence, fmt.Sprintf("counter of %s: %s +%d, %s", m.Node, m.Counter, m.By, m.Full))
+		return
+	}
 }
 
 // byRule names a loss after the one rule that ends packets and counted as many as were lost, where the kernel

@@ -521,6 +521,7 @@ func (c *leg) lost() {
 	}
 	c.byRule(&f, last, next, next.Lost)
 	c.byContrast(&f, last, next)
+	c.tableFull(&f, last, next)
 	c.found = append(c.found, f)
 }
 

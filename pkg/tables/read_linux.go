@@ -323,7 +323,7 @@ func (r *reader) programs() error {
 }
 
 func (r *reader) netfilter(context.Context) error {
-	rs, err := netfilter.Read(r.src.Netns, netfilter.ReadOptions{})
+	rs, err := netfilter.Read(r.src.Netns, r.src.Conns)
 	if err != nil {
 		return err
 	}

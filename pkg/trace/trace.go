@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/inventory"
+	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/netns"
 	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/report"
@@ -114,6 +116,10 @@ func refuse(a, b inventory.Endpoint) error {
 // read takes the snapshot and finds both ends in it.
 func (s *session) read(ctx context.Context) error {
 	s.o.say("reading the tables of %d namespaces", len(s.sources))
+	want := s.connections()
+	for i := range s.sources {
+		s.sources[i].Conns = want
+	}
 	snap, err := tables.Read(ctx, s.sources)
 	if err != nil {
 		return err
@@ -130,6 +136,29 @@ func (s *session) read(ctx context.Context) error {
 	}
 	s.c.Flow = forward.Flow{Dst: s.c.Destination.IP(), Src: sourceAddr(s.c.Source, s.c.Destination.IP())}
 	return nil
+}
+
+// connections are those that a packet of the path may meet: of its two ends and of a service's endpoints, whatever
+// is translated on the way, and of the tunnel between the nodes.
+func (s *session) connections() (o netfilter.ReadOptions) {
+	o.Addrs = slices.Concat(s.c.Source.IPs, s.c.Destination.IPs)
+	if svc := s.c.Destination.Service; svc != nil && s.c.Destination.ServicePort != nil {
+		for _, b := range s.o.Inventory.Backends(svc, s.c.Destination.ServicePort) {
+			o.Addrs = append(o.Addrs, b.IP)
+		}
+	}
+	for _, src := range s.sources {
+		n := s.o.Inventory.Node(src.Node)
+		if n == nil || src.Name != tables.HostName {
+			continue
+		}
+		for _, a := range append([]netip.Addr{n.Flannel.PublicIP, n.Flannel.PublicIPv6}, n.InternalIPs...) {
+			if a.IsValid() && !slices.Contains(o.Nodes, a) {
+				o.Nodes = append(o.Nodes, a)
+			}
+		}
+	}
+	return o
 }
 
 // sourceAddr is the source's address of the destination's family. A node has several, and its kernel
