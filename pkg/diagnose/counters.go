@@ -75,7 +75,7 @@ func (c *leg) tableFull(f *Finding, places ...*verify.Hop) {
 			continue
 		}
 		switch {
-		case strings.HasPrefix(m.Counter, "conntrack/") && c.netfilterDropped(places[0], places[len(places)-1]):
+		case strings.HasPrefix(m.Counter, "conntrack/") && (len(c.in.Witness.Drops) == 0 || c.netfilterDropped(places...)):
 			f.Cause = "ct-table-full"
 			f.Summary = fmt.Sprintf("%s: the connection table is full (%s), so the first packet of a new connection is dropped", m.Node, m.Full)
 		case strings.HasPrefix(m.Counter, "neigh/"):
@@ -132,7 +132,7 @@ func (c *leg) netfilterDropped(places ...*verify.Hop) bool {
 // not enter: another connection has the same addresses and ports already.
 func (c *leg) clashed(last, next *verify.Hop, evidence []string, at int) bool {
 	s := verify.NATStep(c.Forward, "ipSrc")
-	if s == nil || s.Netns != last.Netns || s.Netns != next.Netns || s.Rule.What != netfilter.WhatNAT || !c.netfilterDropped(last, next) {
+	if s == nil || s.Netns != last.Netns || s.Netns != next.Netns || s.Rule.What != netfilter.WhatNAT || len(c.in.Witness.Drops) > 0 && !c.netfilterDropped(last, next) {
 		return false
 	}
 	counted := slices.ContainsFunc(c.in.Witness.Moved, func(m Moved) bool {
