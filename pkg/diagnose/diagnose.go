@@ -84,6 +84,9 @@ type Input struct {
 	// Data are the ways, by the tables, of a first data segment on the connection that the handshake opened;
 	// nil where there is no connection.
 	Data []forward.Leg
+	// Rest are, of a request and a reply that die on the way by the tables, their ways on from where they should have
+	// come to the far node: what is wrong there has to be mended as well.
+	Rest [2][]forward.Leg
 	// Replay plays the request or the reply with other tables; nil: they can't be played again.
 	Replay func(s *tables.Snapshot, reply bool) []forward.Leg
 }
@@ -124,6 +127,7 @@ func legFindings(in Input, l *verify.Leg, intent *verify.Intent, n int) []Findin
 		c.check(c.expected(), k, &l.Tail[k])
 	}
 	c.dropped()
+	c.beyond()
 	c.alternatives()
 	c.established()
 	c.foreign()
@@ -379,6 +383,37 @@ func (c *leg) alternatives() {
 			f.Severity = Note
 		}
 		c.found = append(c.found, f)
+	}
+}
+
+// beyond lists what the tables show behind the place where the packet dies.
+func (c *leg) beyond() {
+	for _, l := range c.in.Rest[c.n] {
+		way := c.intent.Alternative(l)
+		o := *c
+		o.Leg = &verify.Leg{Name: c.Name, Forward: l}
+		for k := range l.Hops {
+			o.Hops = append(o.Hops, verify.Hop{Hop: l.Hops[k], Expected: true})
+		}
+		f := Finding{Leg: c.Name, Severity: Warning, place: place(c.n, 900, 0)}
+		bad := slices.IndexFunc(way.Checks, func(ck verify.Check) bool { return !ck.OK })
+		switch {
+		case bad >= 0:
+			ck := &way.Checks[bad]
+			f.Node, f.Interface, f.Evidence = ck.Node, ck.Interface, c.checkEvidence(ck)
+			f.Cause, f.Summary = o.nameCheck(ck, &f)
+			f.Remedy = o.remedy(f.Cause, ck.Step, ck)
+		case l.Drop != nil:
+			d := l.Drop
+			f.Node, f.Interface, f.Evidence = d.Node, d.Interface, stepEvidence(&d.Step)
+			f.Cause, f.Summary = o.nameDrop(d, &f)
+			f.Remedy = o.remedy(f.Cause, &d.Step, nil)
+		default:
+			continue
+		}
+		f.Summary = "further on: " + f.Summary
+		c.found = append(c.found, f)
+		return
 	}
 }
 

@@ -171,9 +171,40 @@ func Judge(c *Case) *report.Report {
 	fs, v := diagnose.Diagnose(diagnose.Input{
 		Path: path, Intent: in.Intent, Wire: in.Wire, Sent: c.Sent, Incomplete: incomplete(c), Witness: witness,
 		Data: data(c, p, &path), Replay: c.replay,
+		Rest: rest(c, p.model, in.Intent, &path),
 	})
 	fs, v = withOther(c, fs, v)
 	return assemble(c, p, in.Intent.Dst, path, fs, v)
+}
+
+// rest plays a leg that dies on the way from where it should have come to the far node: by the device that the other
+// leg leaves by. A reply to a request that does not arrive would find no connection, and says nothing.
+func rest(c *Case, m *forward.Model, in *verify.Intent, path *verify.Result) (out [2][]forward.Leg) {
+	req, rep := &path.Request.Forward, &path.Reply.Forward
+	switch {
+	case len(c.Targets) > 0: // of several ends
+	case req.Drop != nil && !at(req.Drop, in.Dst):
+		if h := leaves(rep, in.Dst); h != nil {
+			out[0] = m.Arriving(h.Netns, h.Ifindex, c.Flow, nil)
+		}
+	case req.Drop == nil && rep.Drop != nil && !at(rep.Drop, in.Src):
+		if h := leaves(req, in.Src); h != nil {
+			out[1] = m.Arriving(h.Netns, h.Ifindex, forward.ReplyFlow(req.FinalFlow), req)
+		}
+	}
+	return out
+}
+
+func at(d *forward.Drop, e verify.End) bool { return d.Netns == e.Host || d.Netns == e.Netns }
+
+// leaves is the last hop at which a leg leaves an end's node, before any tunnel.
+func leaves(l *forward.Leg, e verify.End) (last *forward.Hop) {
+	for i := range l.Hops {
+		if h := &l.Hops[i]; h.Netns == e.Host && h.Dir == forward.Out && h.Frame.Outer == nil {
+			last = h
+		}
+	}
+	return last
 }
 
 // replay plays a leg with other tables.

@@ -584,8 +584,8 @@ func (in *Intent) taken(h *Hop) (n int) {
 	return n
 }
 
-// other judges an alternative by intent alone: no packet took it.
-func (in *Intent) other(l forward.Leg) Other {
+// Alternative judges a way by intent alone: no packet took it.
+func (in *Intent) Alternative(l forward.Leg) Other {
 	o := Other{Leg: l}
 	if in == nil {
 		return o

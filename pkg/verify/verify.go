@@ -180,7 +180,7 @@ func verifyLeg(name string, in Input, alternatives []forward.Leg, js []correlate
 	intent = intent.For(leg.Forward)
 	for i, l := range alternatives {
 		if i != picked {
-			leg.Others = append(leg.Others, any.other(l))
+			leg.Others = append(leg.Others, any.Alternative(l))
 		}
 	}
 	js, foreign := own(js, leg.Forward, taps)
