@@ -68,6 +68,11 @@ bench-offline: ## flows of large capture files: speed and memory against tcpdump
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/benchoffline ./hack/benchoffline
 	bin/benchoffline -gencap bin/gencap
 
+.PHONY: bench-live
+bench-live: build ## capture on the lab under load: drops, CPU, throughput, times, memory, against tcpdump's
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/benchlive ./hack/benchlive
+	bin/benchlive -podtrace bin/podtrace
+
 .PHONY: chaos
 chaos: ## the model against the kernel with new random cases (CHAOS times)
 	$(GO) test ./pkg/forward -run AgainstKernel -v -seed=0 -pathseed=0 -count=$(CHAOS) -timeout 60m

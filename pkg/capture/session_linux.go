@@ -30,15 +30,21 @@ type Session struct {
 	mu           sync.Mutex  // guards event against use after close
 	closed       bool
 	result       Result
+
+	events []unix.EpollEvent
+	kept   int       // frames of all taps
+	cut    time.Time // see Config.MaxTotal
+	span   time.Duration
 }
 
 // tap is one armed point. Only the reader touches it between Start and Stop.
 type tap struct {
 	Point
-	ring   ring
-	frames []Frame
-	taken  uint64 // frames taken out of the ring
-	stats  PointStats
+	ring  ring
+	store store
+	frame Frame  // the one that is being looked at
+	taken uint64 // frames taken out of the ring
+	stats PointStats
 }
 
 // Open arms every point: when it returns, each frame that passes a point from then on is captured.
@@ -64,6 +70,9 @@ func Open(ctx context.Context, cfg Config) (*Session, error) {
 
 // ArmDuration is how long Open took until the last tap was armed.
 func (s *Session) ArmDuration() time.Duration { return s.arm }
+
+// BindSpan is the time from the first tap's being armed to the last's.
+func (s *Session) BindSpan() time.Duration { return s.span }
 
 // Start begins to read. Frames that arrived since Open are in the rings and are not lost.
 func (s *Session) Start() {
@@ -193,11 +202,16 @@ func (s *Session) watch(fd int, tag int32) error {
 // bind arms all taps; it does nothing else, so that the first and the last are armed at almost the
 // same time.
 func (s *Session) bind() error {
-	for _, t := range s.taps {
+	var first time.Time
+	for i, t := range s.taps {
 		if err := t.ring.bind(t.Ifindex); err != nil {
 			return t.fail("bind", err)
 		}
+		if i == 0 {
+			first = time.Now()
+		}
 	}
+	s.span = time.Since(first)
 	for _, t := range s.taps {
 		if err := t.ring.pendingError(); err != nil {
 			t.stats.Err = fmt.Errorf("interface %q is down: %w", t.Interface, err)
@@ -227,21 +241,27 @@ func (s *Session) wake() {
 // read is the reader: it alone touches the taps until done is closed.
 func (s *Session) read() {
 	defer close(s.done)
+	s.events = make([]unix.EpollEvent, len(s.taps)+1)
 	for s.step(-1) {
+		// Rings have room for much more than comes in this time, and each waking costs as much as
+		// reading a hundred frames: under load it is this that keeps the CPU for the traffic.
+		time.Sleep(pace)
 	}
 	s.flush()
 }
 
+// pace is the shortest time between two rounds of reading.
+const pace = 4 * time.Millisecond
+
 // step waits for frames (milliseconds; -1 without end) and takes them. It reports false when the
 // capture is to end.
 func (s *Session) step(timeout int) bool {
-	events := make([]unix.EpollEvent, len(s.taps)+1)
-	n, err := unix.EpollWait(s.epoll, events, timeout)
+	n, err := unix.EpollWait(s.epoll, s.events, timeout)
 	if err != nil {
 		return errors.Is(err, unix.EINTR)
 	}
 	more := true
-	for _, ev := range events[:n] {
+	for _, ev := range s.events[:n] {
 		if ev.Fd == wakeEvent {
 			more = false
 			continue
@@ -261,23 +281,48 @@ func (t *tap) noteError() {
 	}
 }
 
-// take copies the frames that the kernel has handed over.
+// take reads the frames that the kernel has handed over.
 func (s *Session) take(t *tap) {
 	t.ring.drain(func(hdr []byte) {
 		t.taken++
-		if len(t.frames) >= s.cfg.MaxFrames {
-			t.stats.Overflow++
+		if !s.cfg.Stream && !s.admits(t, hdr) {
 			return
 		}
-		f := frameFrom(hdr, t.ID, s.cfg.SnapLen)
-		if f.Truncated() {
+		t.ring.frame(hdr, s.cfg.SnapLen, &t.frame)
+		t.frame.Point = t.ID
+		if t.frame.Truncated() {
 			t.stats.Truncated++
 		}
-		t.frames = append(t.frames, f)
 		if s.cfg.OnFrame != nil {
-			s.cfg.OnFrame(f)
+			s.cfg.OnFrame(&t.frame)
+		}
+		if !s.cfg.Stream {
+			s.keep(t)
 		}
 	})
+}
+
+// admits reports whether one more frame of t is to be kept.
+func (s *Session) admits(t *tap, hdr []byte) bool {
+	if !s.cut.IsZero() && timeOf(hdr).After(s.cut) {
+		t.stats.After++
+		return false
+	}
+	if t.store.len() >= s.cfg.MaxFrames {
+		t.stats.Overflow++
+		return false
+	}
+	return true
+}
+
+// keep copies the frame that t looks at. The one that fills the last place sets the moment at which the capture
+// ends for all: what other taps saw before it is still in their rings.
+func (s *Session) keep(t *tap) {
+	t.store.add(&t.frame)
+	s.kept++
+	if s.cfg.MaxTotal > 0 && s.kept >= s.cfg.MaxTotal && s.cut.IsZero() {
+		s.cut = t.frame.Time
+	}
 }
 
 // flush ends the taking of frames and reads what the kernel still holds. With a filter that rejects
@@ -325,10 +370,13 @@ func (t *tap) missing() uint64 {
 
 // collect puts the frames of all taps in order of time.
 func (s *Session) collect() Result {
-	var r Result
+	r := Result{Cut: s.cut, Frames: make([]Frame, 0, s.kept)}
 	for _, t := range s.taps {
-		r.Frames = append(r.Frames, t.frames...)
+		r.Frames = t.store.appendTo(r.Frames)
 		r.Points = append(r.Points, t.stats)
+	}
+	if !s.cut.IsZero() { // taps that were read before the moment was known
+		r.Frames = slices.DeleteFunc(r.Frames, func(f Frame) bool { return f.Time.After(s.cut) })
 	}
 	slices.SortStableFunc(r.Frames, func(a, b Frame) int { return a.Time.Compare(b.Time) })
 	return r

@@ -20,6 +20,9 @@ func Open(context.Context, Config) (*Session, error) {
 // ArmDuration is 0.
 func (s *Session) ArmDuration() time.Duration { return 0 }
 
+// BindSpan is 0.
+func (s *Session) BindSpan() time.Duration { return 0 }
+
 // Start does nothing.
 func (s *Session) Start() {}
 

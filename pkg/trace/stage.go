@@ -90,7 +90,12 @@ func (st *stage) observe(ctx context.Context, pr *probe.Prober) error {
 		return err
 	}
 	var last atomic.Int64 // when the newest frame was read, in ns
-	cfg := capture.Config{Points: pts, OnFrame: func(capture.Frame) { last.Store(time.Now().UnixNano()) }}
+	cfg := capture.Config{Points: pts}
+	if pr == nil {
+		cfg.MaxTotal = mostFrames
+	} else {
+		cfg.OnFrame = func(*capture.Frame) { last.Store(time.Now().UnixNano()) }
+	}
 	if st.o.Full {
 		cfg.SnapLen = fullSnapLen
 	}
@@ -119,14 +124,20 @@ func (st *stage) observe(ctx context.Context, pr *probe.Prober) error {
 		return err
 	}
 	ses.Start()
+	st.o.say("armed in %s", ses.ArmDuration().Round(10*time.Microsecond))
 	st.send(ctx, pr)
-	quiesce(ctx, &last)
-	end := time.Now().UnixNano()
+	if pr != nil {
+		quiesce(ctx, &last)
+	}
+	end := time.Now()
 	res := ses.Stop()
+	if !res.Cut.IsZero() {
+		end = res.Cut
+	}
 	for i := range points {
 		points[i].Stats = res.Points[i]
 	}
-	st.c.Observed = &Observed{Points: points, Frames: res.Frames, ArmNs: ses.ArmDuration().Nanoseconds(), End: end}
+	st.c.Observed = &Observed{Points: points, Frames: res.Frames, ArmNs: ses.ArmDuration().Nanoseconds(), End: end.UnixNano()}
 	if pr == nil {
 		st.adopt()
 	}
