@@ -72,7 +72,7 @@ func (l *lab) iperf(ctx context.Context, d time.Duration) (float64, error) {
 	if err := server.Start(); err != nil {
 		return 0, err
 	}
-	defer server.Wait()            //nolint:errcheck // it ends after one client, and is killed if there was none
+	defer server.Wait()                //nolint:errcheck // it ends after one client, and is killed if there was none
 	time.Sleep(300 * time.Millisecond) // until it listens
 	out, err := exec.CommandContext(ctx, "ip", "netns", "exec", l.prefix+source,
 		"iperf3", "-c", l.ends[1].String(), "-p", strconv.Itoa(iperfPort), "-t", strconv.Itoa(int(d.Seconds())), "-J").Output()
