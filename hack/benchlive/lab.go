@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -142,14 +141,15 @@ func (l *lab) listen() error {
 	})
 }
 
-// dial gives a socket of the source that is connected to the sink, or to another port of its host.
-func (l *lab) dial(port int) (conn *net.UDPConn, err error) {
-	to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(l.ends[1], uint16(port)))
+// dial gives a socket of the source that is connected to a port of the destination.
+func (l *lab) dial(port int) (fd int, err error) {
 	err = l.handles[l.prefix+source].Do(func() error {
-		conn, err = net.DialUDP("udp4", nil, to)
-		return err
+		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+			return err
+		}
+		return unix.Connect(fd, &unix.SockaddrInet4{Port: port, Addr: l.ends[1].As4()})
 	})
-	return conn, err
+	return fd, err
 }
 
 // delivered counts the frames that the destination's interface received.

@@ -19,15 +19,13 @@ import (
 func (b *bench) paced(ctx context.Context) error {
 	const rate = 100_000
 	u, err := b.under(func() (*taps, error) { return b.lab.engine(ctx, unix.IPPROTO_UDP, loadPort) }, func() error {
-		_, err := b.lab.send(ctx, loadPort, rate, b.load)
-		return err
+		return b.lab.send(ctx, loadPort, rate, b.load)
 	})
 	if err != nil {
 		return err
 	}
 	t, err := b.under(func() (*taps, error) { return b.lab.tcpdump(ctx, "udp", loadPort, "-s", "256") }, func() error {
-		_, err := b.lab.send(ctx, loadPort, rate, b.load)
-		return err
+		return b.lab.send(ctx, loadPort, rate, b.load)
 	})
 	if err != nil {
 		return err
@@ -174,10 +172,7 @@ func (b *bench) foreign(ctx context.Context) error {
 	const otherPort, times = 7, 10
 	loading, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)
-	go func() {
-		_, err := b.lab.send(loading, loadPort, 0, time.Hour)
-		done <- err
-	}()
+	go func() { done <- b.lab.send(loading, loadPort, 0, time.Hour) }()
 	var accepted uint64
 	var err error
 	for range times {
@@ -214,7 +209,7 @@ func (b *bench) memory(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := b.lab.send(ctx, loadPort, 100_000, b.load); err != nil {
+	if err := b.lab.send(ctx, loadPort, 100_000, b.load); err != nil {
 		return err
 	}
 	after, err := cpuOf(c.Process.Pid)
