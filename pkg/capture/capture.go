@@ -54,11 +54,15 @@ type Config struct {
 	// out at all of them and is no loss.
 	MaxTotal int
 	// OnFrame, if set, is called for each frame as it arrives, always from the one goroutine that
-	// reads and with no lock held. It must not block, change Data, or call Stop. The frame is the
-	// callee's to read during the call alone.
+	// reads. It must not block, change Data, or call the Session. The frame is the callee's to read
+	// during the call alone.
 	OnFrame func(*Frame)
 	// Stream keeps no frame: OnFrame has them, and Result.Frames is empty.
 	Stream bool
+	// OnRound, if set, is called after each round over the rings, from the same goroutine: no frame that a tap
+	// handed over before is left unread. It gives the time after which to call it again even if
+	// no frame came; 0: no need to.
+	OnRound func() time.Duration
 }
 
 // withDefaults fills in the zero fields.

@@ -31,10 +31,12 @@ type Session struct {
 	closed       bool
 	result       Result
 
-	events []unix.EpollEvent
-	kept   int       // frames of all taps
-	cut    time.Time // see Config.MaxTotal
-	span   time.Duration
+	events  []unix.EpollEvent
+	reading sync.Mutex // held while the rings are read: what Stats shows is between two rounds
+
+	kept int       // frames of all taps
+	cut  time.Time // see Config.MaxTotal
+	span time.Duration
 }
 
 // tap is one armed point. Only the reader touches it between Start and Stop.
@@ -73,6 +75,28 @@ func (s *Session) ArmDuration() time.Duration { return s.arm }
 
 // BindSpan is the time from the first tap's being armed to the last's.
 func (s *Session) BindSpan() time.Duration { return s.span }
+
+// Stats gives the counts of all points until now, in the order of Config.Points. Frames that are still in the rings
+// are among the packets, and no drops.
+func (s *Session) Stats() []PointStats {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	var out []PointStats
+	for _, t := range s.taps {
+		if t.ring.fd >= 0 {
+			t.readStats()
+		}
+		out = append(out, t.stats)
+	}
+	return out
+}
+
+// Between runs f between two rounds of reading: OnFrame and OnRound are not called meanwhile.
+func (s *Session) Between(f func()) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	f()
+}
 
 // Start begins to read. Frames that arrived since Open are in the rings and are not lost.
 func (s *Session) Start() {
@@ -242,10 +266,19 @@ func (s *Session) wake() {
 func (s *Session) read() {
 	defer close(s.done)
 	s.events = make([]unix.EpollEvent, len(s.taps)+1)
-	for s.step(-1) {
+	wait := -1
+	for s.step(wait) {
 		// Rings have room for much more than comes in this time, and each waking costs as much as
 		// reading a hundred frames: under load it is this that keeps the CPU for the traffic.
 		time.Sleep(pace)
+		wait = -1
+		if s.cfg.OnRound != nil {
+			s.Between(func() {
+				if d := s.cfg.OnRound(); d > 0 {
+					wait = max(int(d.Milliseconds()), 1)
+				}
+			})
+		}
 	}
 	s.flush()
 }
@@ -261,6 +294,8 @@ func (s *Session) step(timeout int) bool {
 		return errors.Is(err, unix.EINTR)
 	}
 	more := true
+	s.reading.Lock()
+	defer s.reading.Unlock()
 	for _, ev := range s.events[:n] {
 		if ev.Fd == wakeEvent {
 			more = false
@@ -329,6 +364,8 @@ func (s *Session) keep(t *tap) {
 // everything the kernel's count stands still, and says exactly how many frames are to come: no more
 // than one retire timeout is waited, and no less than needed.
 func (s *Session) flush() {
+	s.reading.Lock()
+	defer s.reading.Unlock()
 	for _, t := range s.taps {
 		_ = t.ring.attach(rejectAll) // fails for lack of memory alone; the deadline ends the wait then
 	}
@@ -385,12 +422,17 @@ func (s *Session) collect() Result {
 // release frees rings, sockets and descriptors; in parallel for the same reason as makeRings.
 func (s *Session) release() {
 	var wg sync.WaitGroup
+	s.reading.Lock()
 	for _, t := range s.taps {
 		if t.ring.fd >= 0 {
 			wg.Go(t.ring.close)
 		}
 	}
 	wg.Wait()
+	for _, t := range s.taps {
+		t.ring.fd = -1
+	}
+	s.reading.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
