@@ -228,7 +228,7 @@ func (d *Detector) pass(f *capture.Frame, leg int, hop int8, h *decode.Headers) 
 	}
 	t := f.Time.UnixNano()
 	if e.mask == 0 {
-		e.first, e.last = t, t
+		e.first, e.last, e.stamp = t, t, f.Stamp
 	}
 	if hop == d.first(leg) {
 		d.stats.Packets++
@@ -244,9 +244,7 @@ func (d *Detector) pass(f *capture.Frame, leg int, hop int8, h *decode.Headers) 
 	}
 	e.first, e.last = min(e.first, t), max(e.last, t)
 	e.mask |= 1 << hop
-	if f.Stamp != capture.StampTap {
-		e.mixed = true
-	}
+	e.mixed = e.mixed || f.Stamp != e.stamp
 }
 
 // Tick lets time pass: packets that were first seen long enough ago are judged. It reports whether any are still
