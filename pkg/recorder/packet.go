@@ -16,8 +16,9 @@ type entry struct {
 	sport, dport uint16
 	proto        uint8
 	reply        bool
-	twin         bool  // two packets have this identity
-	mixed        bool  // times that do not compare
+	twin         bool // two packets have this identity
+	mixed        bool // times that do not compare
+	stamp        capture.Stamp
 	src, dst     uint8 // indices into the addresses of the leg's ends
 }
 
