@@ -57,6 +57,8 @@ type Config struct {
 	// reads. It must not block, change Data, or call the Session. The frame is the callee's to read
 	// during the call alone.
 	OnFrame func(*Frame)
+	// Engine takes the frames; "" is EngineRing.
+	Engine Engine
 	// Stream keeps no frame: OnFrame has them, and Result.Frames is empty.
 	Stream bool
 	// OnRound, if set, is called after each round over the rings, from the same goroutine: no frame that a tap

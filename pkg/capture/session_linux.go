@@ -18,9 +18,10 @@ import (
 
 // Session is a running capture. Its methods may be called from any goroutine.
 type Session struct {
-	cfg  Config
-	taps []*tap
-	arm  time.Duration
+	cfg   Config
+	taps  []*tap
+	arm   time.Duration
+	other engine // does all the work, if it is set
 
 	epoll, event int           // the reader waits on epoll; event wakes it to finish
 	done         chan struct{} // closed when the reader has flushed and ended
@@ -55,6 +56,9 @@ type tap struct {
 // has to be called in any case.
 func Open(ctx context.Context, cfg Config) (*Session, error) {
 	begin := time.Now()
+	if cfg.Engine == EnginePcap {
+		return openOther(ctx, cfg.withDefaults(), openPcap)
+	}
 	s := &Session{cfg: cfg.withDefaults(), epoll: -1, event: -1, done: make(chan struct{})}
 	for _, p := range cfg.Points {
 		s.taps = append(s.taps, &tap{Point: p, ring: ring{fd: -1}, stats: PointStats{ID: p.ID}})
@@ -70,15 +74,33 @@ func Open(ctx context.Context, cfg Config) (*Session, error) {
 	return s, nil
 }
 
+// openOther is Open by another engine.
+func openOther(ctx context.Context, cfg Config, open func(context.Context, Config) (engine, error)) (*Session, error) {
+	begin := time.Now()
+	e, err := open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Session{cfg: cfg, other: e, arm: time.Since(begin), epoll: -1, event: -1}, nil
+}
+
 // ArmDuration is how long Open took until the last tap was armed.
 func (s *Session) ArmDuration() time.Duration { return s.arm }
 
 // BindSpan is the time from the first tap's being armed to the last's.
-func (s *Session) BindSpan() time.Duration { return s.span }
+func (s *Session) BindSpan() time.Duration {
+	if s.other != nil {
+		return s.other.span()
+	}
+	return s.span
+}
 
 // Stats gives the counts of all points until now, in the order of Config.Points. Frames that are still in the rings
 // are among the packets, and no drops.
 func (s *Session) Stats() []PointStats {
+	if s.other != nil {
+		return s.other.stats()
+	}
 	s.reading.Lock()
 	defer s.reading.Unlock()
 	var out []PointStats
@@ -93,6 +115,10 @@ func (s *Session) Stats() []PointStats {
 
 // Between runs f between two rounds of reading: OnFrame and OnRound are not called meanwhile.
 func (s *Session) Between(f func()) {
+	if s.other != nil {
+		s.other.between(f)
+		return
+	}
 	s.reading.Lock()
 	defer s.reading.Unlock()
 	f()
@@ -100,13 +126,24 @@ func (s *Session) Between(f func()) {
 
 // Start begins to read. Frames that arrived since Open are in the rings and are not lost.
 func (s *Session) Start() {
-	s.start.Do(func() { go s.read() })
+	s.start.Do(func() {
+		if s.other != nil {
+			s.other.start()
+			return
+		}
+		go s.read()
+	})
 }
 
 // Stop ends the capture: from its call on no frame is taken, what the kernel still holds is read,
 // and everything is freed. It returns the whole capture; later calls return the same.
 func (s *Session) Stop() Result {
 	s.stop.Do(func() {
+		if s.other != nil {
+			s.Start()
+			s.result = s.other.stop()
+			return
+		}
 		s.detach()
 		s.Start() // a capture that was never started has frames in its rings
 		s.wake()

@@ -19,6 +19,7 @@ import (
 // watchOptions are the flags and arguments of podtrace watch.
 type watchOptions struct {
 	traceOptions
+	captureOptions
 	For        time.Duration
 	Until      string
 	MaxLatency time.Duration
@@ -77,6 +78,7 @@ func newWatchCmd(s *Streams, runF func(context.Context, *watchOptions) error) *c
 		},
 	}
 	o.inventoryOptions.addFlags(c)
+	o.captureOptions.addFlags(c)
 	f := c.Flags()
 	f.StringVarP(&o.Output, "output", "o", report.FormatText, "incidents on standard output as text, or as json: one object a line")
 	f.BoolVar(&o.ExitZero, "exit-zero", false, "exit with 0 whatever was found")
@@ -117,6 +119,9 @@ func (o *watchOptions) complete(c *cobra.Command, args []string) error {
 	case o.Memory < 1<<20 || o.Memory > 16<<30:
 		return usageErrorf(c.CommandPath(), "flag --memory: %s is not between 1MiB and 16GiB", o.Memory)
 	}
+	if err := o.captureOptions.complete(c); err != nil {
+		return err
+	}
 	fi, err := os.Stat(o.Write)
 	if err == nil && !fi.IsDir() {
 		err = fmt.Errorf("%q is no folder", o.Write)
@@ -133,6 +138,7 @@ func runWatch(ctx context.Context, o *watchOptions) error {
 		return err
 	}
 	to.Full, to.NoBPF, to.Contrast = o.Full, o.NoBPF, trace.ContrastNever
+	o.apply(&to)
 	watching, stop := ctx, context.CancelFunc(func() {})
 	if o.For > 0 {
 		watching, stop = context.WithTimeout(ctx, o.For)

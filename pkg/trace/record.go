@@ -131,7 +131,7 @@ func (t *taping) arm(ctx context.Context) (err error) {
 		default: // as many as this are being looked at
 		}
 	})
-	cfg := capture.Config{Points: pts, Stream: true, OnFrame: func(f *capture.Frame) {
+	cfg := capture.Config{Points: pts, Engine: t.o.Engine, Stream: true, OnFrame: func(f *capture.Frame) {
 		t.history.Add(f)
 		t.watch.Look(f)
 	}, OnRound: func() time.Duration {

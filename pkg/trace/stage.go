@@ -90,7 +90,7 @@ func (st *stage) observe(ctx context.Context, pr *probe.Prober) error {
 		return err
 	}
 	var last atomic.Int64 // when the newest frame was read, in ns
-	cfg := capture.Config{Points: pts}
+	cfg := capture.Config{Points: pts, Engine: st.o.Engine}
 	if pr == nil {
 		cfg.MaxTotal = mostFrames
 	} else {
@@ -342,7 +342,11 @@ func (st *stage) taps(p plan, pts []Point) ([]capture.Point, error) {
 			if p.model.IsUnderlay(pt.Netns, pt.Ifindex) {
 				e = encap
 			}
-			f, err := capture.Filter(flow, e, capture.FilterOptions{NoLink: l.HardwareTy == arphrdNone})
+			opts := capture.FilterOptions{NoLink: l.HardwareTy == arphrdNone}
+			f, err := capture.Filter(flow, e, opts)
+			if err == nil && st.o.Filter != "" {
+				f, err = capture.WithExpression(f, st.o.Filter, e, opts)
+			}
 			out[i] = capture.Point{ID: pt.ID, Netns: st.handle(pt.Netns), Ifindex: int(pt.Ifindex), Interface: pt.Interface, Filter: f}
 			return err
 		})
