@@ -27,7 +27,7 @@ demo: build ## bring the lab up, trace, break, diagnose, mend, take it down
 	@hack/demo bin/podtrace
 
 .PHONY: test
-test: tools vet lint race faults fuzz cross ## everything that CI runs
+test: tools vet lint race libpcap faults fuzz cross ## everything that CI runs
 
 .PHONY: tools
 tools: ## see to it that the tools that tests compare with are there (as root: by apt-get)
@@ -45,6 +45,11 @@ lint: ## golangci-lint, pinned in tools/go.mod
 race: ## all tests but those of faults, with the race detector where there is a C compiler for it
 	@if command -v gcc >/dev/null; then set -x; CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...; \
 	else echo "no gcc: without the race detector"; $(GO) test -timeout 20m ./...; fi
+
+.PHONY: libpcap
+libpcap: ## the second capture engine and filter expressions, against libpcap
+	CGO_ENABLED=1 $(GO) vet -tags libpcap ./pkg/capture ./cmd/podtrace
+	CGO_ENABLED=1 $(GO) test -tags libpcap ./pkg/capture
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (20000 inputs)
@@ -67,6 +72,11 @@ bench-offline: ## flows of large capture files: speed and memory against tcpdump
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/gencap ./hack/gencap
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/benchoffline ./hack/benchoffline
 	bin/benchoffline -gencap bin/gencap
+
+.PHONY: bench-live
+bench-live: build ## capture on the lab under load: drops, CPU, throughput, times, memory, against tcpdump's
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/benchlive ./hack/benchlive
+	bin/benchlive -podtrace bin/podtrace
 
 .PHONY: chaos
 chaos: ## the model against the kernel with new random cases (CHAOS times)

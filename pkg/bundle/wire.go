@@ -154,6 +154,9 @@ func fromFrame(f *capture.Frame) *pcapfile.Record {
 			rec.Flags |= b.bit
 		}
 	}
+	if f.Stamp != capture.StampTap || f.GSOSize != 0 {
+		rec.Local = []byte{byte(f.Stamp), 0, byte(f.GSOSize), byte(f.GSOSize >> 8)}
+	}
 	return rec
 }
 
@@ -212,6 +215,9 @@ func toFrame(rec *pcapfile.Record, i iface) capture.Frame {
 	}
 	if rec.Flags&3 == flagOut {
 		f.Dir = capture.Out
+	}
+	if l := rec.Local; len(l) == 4 && capture.Stamp(l[0]) <= capture.StampDevice {
+		f.Stamp, f.GSOSize = capture.Stamp(l[0]), uint16(l[2])|uint16(l[3])<<8
 	}
 	return f
 }

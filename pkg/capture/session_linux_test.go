@@ -336,7 +336,7 @@ func TestFloodAddsUp(t *testing.T) {
 func TestMaxFrames(t *testing.T) {
 	p := newPair(t)
 	var seen atomic.Int64
-	s := mustOpen(t, Config{Points: []Point{p.point()}, MaxFrames: 10, OnFrame: func(Frame) { seen.Add(1) }})
+	s := mustOpen(t, Config{Points: []Point{p.point()}, MaxFrames: 10, OnFrame: func(*Frame) { seen.Add(1) }})
 	s.Start()
 	for n := range 50 {
 		p.send(t, numbered(n, 60))
@@ -350,7 +350,7 @@ func TestMaxFrames(t *testing.T) {
 func TestOnFrame(t *testing.T) {
 	p := newPair(t)
 	got := make(chan Frame, 10)
-	s := mustOpen(t, Config{Points: []Point{p.point()}, OnFrame: func(f Frame) { got <- f }})
+	s := mustOpen(t, Config{Points: []Point{p.point()}, OnFrame: func(f *Frame) { got <- *f }})
 	s.Start()
 	p.send(t, numbered(1, 60))
 	begin := time.Now()

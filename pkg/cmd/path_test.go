@@ -22,7 +22,7 @@ func buffers() (s *Streams, out, errOut *bytes.Buffer) {
 
 func TestPathFlags(t *testing.T) {
 	defaults := func(change func(*pathOptions)) *pathOptions {
-		o := &pathOptions{Count: 3, Interval: 50 * time.Millisecond, Timeout: time.Second, Contrast: "auto"}
+		o := &pathOptions{Count: 3, Interval: 50 * time.Millisecond, Timeout: time.Second, Contrast: "auto", captureOptions: captureOptions{Engine: "ring"}}
 		o.Source, o.Destination, o.Output, o.Namespace, o.Probe = "a", "b", "text", "default", "icmp"
 		change(o)
 		return o

@@ -28,6 +28,7 @@ type Record struct {
 	LinkType  LinkType
 	Data      []byte // what was captured, valid until the next call of Next
 	Comment   string // of the packet (pcapng), the first where there are several
+	Local     []byte // an option of the writing program's own, valid as long as Data (pcapng code 34896, for local use)
 	Offset    int64  // of the record in the file, of the decompressed bytes if it is compressed
 }
 

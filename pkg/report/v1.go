@@ -87,6 +87,7 @@ type Hop struct {
 	Note         string   `json:"note,omitempty"`         // why it is unobserved, what is particular here
 	Packets      int      `json:"packets"`                // probe packets (or their segments) seen here on this leg
 	LatencyNanos *int64   `json:"latencyNanos,omitempty"` // since the observed hop before, median
+	LatencyNote  string   `json:"latencyNote,omitempty"`  // why the latency is not to be trusted, or not known
 	Latency      *Latency `json:"latency,omitempty"`      // its distribution, from ten packets on
 	Lost         int      `json:"lost,omitempty"`         // seen before, and neither here nor further on
 	Reordered    int      `json:"reordered,omitempty"`    // overtaken since the hop before

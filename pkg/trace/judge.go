@@ -314,6 +314,7 @@ func sightings(c *Case, p plan) []correlate.Sighting {
 			d.Decode(f.Data, f.WireLen, &s.Frame)
 		}
 		s.Point, s.Time, s.Wire, s.GSO = f.Point, f.Time.UnixNano(), f.WireLen, f.GSO
+		s.Stamp = stamps[f.Stamp]
 		s.Dir = correlate.In
 		if f.Dir == capture.Out {
 			s.Dir = correlate.Out
@@ -323,6 +324,11 @@ func sightings(c *Case, p plan) []correlate.Sighting {
 			bytes.HasPrefix(f.Data[s.Frame.PayloadOff:s.Frame.PayloadEnd], c.Marker[:])
 	}
 	return out
+}
+
+// stamps are those of a capture as correlate has them.
+var stamps = map[capture.Stamp]correlate.Stamp{
+	capture.StampTap: correlate.ByTap, capture.StampStack: correlate.ByStack, capture.StampDevice: correlate.ByDevice,
 }
 
 // arphrdNone is the hardware type of devices whose frames start at the IP header.

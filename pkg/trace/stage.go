@@ -89,7 +89,12 @@ func (st *stage) observe(ctx context.Context, pr *probe.Prober) error {
 		return err
 	}
 	var last atomic.Int64 // when the newest frame was read, in ns
-	cfg := capture.Config{Points: pts, OnFrame: func(capture.Frame) { last.Store(time.Now().UnixNano()) }}
+	cfg := capture.Config{Points: pts, Engine: st.o.Engine}
+	if pr == nil {
+		cfg.MaxTotal = mostFrames
+	} else {
+		cfg.OnFrame = func(*capture.Frame) { last.Store(time.Now().UnixNano()) }
+	}
 	if st.o.Full {
 		cfg.SnapLen = fullSnapLen
 	}
@@ -119,14 +124,20 @@ func (st *stage) observe(ctx context.Context, pr *probe.Prober) error {
 		return err
 	}
 	ses.Start()
+	st.o.say("armed in %s", ses.ArmDuration().Round(10*time.Microsecond))
 	st.send(ctx, pr)
-	quiesce(ctx, &last)
-	end := time.Now().UnixNano()
+	if pr != nil {
+		quiesce(ctx, &last)
+	}
+	end := time.Now()
 	res := ses.Stop()
+	if !res.Cut.IsZero() {
+		end = res.Cut
+	}
 	for i := range points {
 		points[i].Stats = res.Points[i]
 	}
-	st.c.Observed = &Observed{Points: points, Frames: res.Frames, ArmNs: ses.ArmDuration().Nanoseconds(), End: end}
+	st.c.Observed = &Observed{Points: points, Frames: res.Frames, ArmNs: ses.ArmDuration().Nanoseconds(), End: end.UnixNano()}
 	if pr == nil {
 		st.adopt()
 	}
@@ -331,7 +342,11 @@ func (st *stage) taps(p plan, pts []Point) ([]capture.Point, error) {
 			if p.model.IsUnderlay(pt.Netns, pt.Ifindex) {
 				e = encap
 			}
-			f, err := capture.Filter(flow, e, capture.FilterOptions{NoLink: l.HardwareTy == arphrdNone})
+			opts := capture.FilterOptions{NoLink: l.HardwareTy == arphrdNone}
+			f, err := capture.Filter(flow, e, opts)
+			if err == nil && st.o.Filter != "" {
+				f, err = capture.WithExpression(f, st.o.Filter, e, opts)
+			}
 			out[i] = capture.Point{ID: pt.ID, Netns: st.handle(pt.Netns), Ifindex: int(pt.Ifindex), Interface: pt.Interface, Filter: f}
 			return err
 		})

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/podtrace/podtrace/pkg/capture"
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/inventory"
 	"github.com/podtrace/podtrace/pkg/netfilter"
@@ -30,8 +31,10 @@ type Options struct {
 	Timeout     time.Duration // for the last answer; without a probe, how long to watch
 	Full        bool          // keep payloads
 	SourcePort  uint16        // to send from, 0: the kernel chooses
-	NoBPF       bool          // do not ask the kernel for its drop reasons
-	Contrast    Contrast      // when to send further probes
+	Filter      string        // pcap-filter expression that frames have to match as well, "": none
+	Engine      capture.Engine
+	NoBPF       bool     // do not ask the kernel for its drop reasons
+	Contrast    Contrast // when to send further probes
 	// Progress, if set, is told each step; it must not block.
 	Progress func(format string, args ...any)
 	Version  string

@@ -71,6 +71,10 @@ type Hop struct {
 	Repeated  int                  // journeys that passed here more than once
 	Checks    []Check
 	times     []int64 // of the sighting of each journey, 0: not seen
+	stamps    []correlate.Stamp
+	// Untimed counts the packets whose time since the hop before is not known though both saw them: the two
+	// times were not taken in the same way, or were taken once for both.
+	Untimed int
 }
 
 // Leg is one direction, judged hop by hop.
@@ -370,7 +374,7 @@ func (h *Hop) watch(js []correlate.Journey, taps tapIndex, used map[sightingKey]
 	if !ok || h.Bridged {
 		return
 	}
-	h.times = make([]int64, len(js))
+	h.times, h.stamps = make([]int64, len(js)), make([]correlate.Stamp, len(js))
 	for j := range js {
 		i, ok := h.pick(js, j, t.Point, used)
 		if !ok {
@@ -378,7 +382,7 @@ func (h *Hop) watch(js []correlate.Journey, taps tapIndex, used map[sightingKey]
 		}
 		used[sightingKey{j, i}] = true
 		h.Seen++
-		h.times[j] = js[j].Sightings[i].Time
+		h.times[j], h.stamps[j] = js[j].Sightings[i].Time, js[j].Sightings[i].Stamp
 		h.Sightings = append(h.Sightings, js[j].Sightings[i])
 		if js[j].Repeats > 0 && repeats(&js[j], t.Point, direction(h.Dir)) {
 			h.Repeated++
