@@ -169,11 +169,11 @@ func (o *analyzeOptions) material() error {
 		}
 		q.Inventory = inv
 	}
-	c, err := offline.Read(q)
+	r, err := offline.Judge(q)
 	if err != nil {
 		return err
 	}
-	return o.print(trace.Judge(c))
+	return o.print(r)
 }
 
 // bundle judges a recorded trace again.

@@ -108,7 +108,7 @@ func place(leg, hop, sub int) int { return leg*legPlaces + hop*100 + min(sub, 99
 func legFindings(in Input, l *verify.Leg, intent *verify.Intent, n int) []Finding {
 	c := &leg{in: in, Leg: l, intent: intent, n: n}
 	if in.Wire != nil {
-		c.whole = l.Journeys > 0 && l.Arrived == l.Journeys
+		c.whole = l.Journeys > 0 && l.Reached() == l.Journeys
 	} else {
 		c.whole = intent != nil && intent.Arrives(l.Forward)
 	}

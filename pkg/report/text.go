@@ -100,6 +100,9 @@ func (p *printer) head(r *Report) {
 		if pt.Error != "" {
 			p.prose(styled("tap ", yellow), pt.Node+" "+pt.Interface+": "+pt.Error, plain)
 		}
+		if _, concluded, _ := strings.Cut(pt.Source, ": "); p.wide && pt.Source != "" || concluded != "" {
+			p.prose(text("tap "), pt.Node+" "+pt.Interface+": "+pt.Source, plain)
+		}
 	}
 }
 

@@ -250,4 +250,6 @@ type Point struct {
 	Packets     int    `json:"packets"`
 	KernelDrops int    `json:"kernelDrops"`
 	Error       string `json:"error,omitempty"` // why it stopped early: "interface went down"
+	// Source is the file that its packets are from, and how its place was found out where nobody said it.
+	Source string `json:"source,omitempty"`
 }

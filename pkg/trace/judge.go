@@ -207,6 +207,7 @@ func intent(c *Case, m *forward.Model) *verify.Intent {
 		Src: end(c.From, c.Flow.Src), Dst: end(c.To, c.Flow.Dst),
 		Port: askedPort(c.Flow), Nodes: c.Inventory.Nodes, Snapshot: c.Snapshot, Model: m,
 	}
+	in.Src.Unread, in.Dst.Unread = unread(c.Source, c.From), unread(c.Destination, c.To)
 	if c.Destination.ServicePort == nil {
 		return in
 	}
@@ -217,6 +218,11 @@ func intent(c *Case, m *forward.Model) *verify.Intent {
 		in.Dsts = append(in.Dsts, e)
 	}
 	return in
+}
+
+// unread reports whether an end must have tables, and nobody read them.
+func unread(e inventory.Endpoint, l resolve.Location) bool {
+	return (e.Kind == inventory.KindPod || e.Kind == inventory.KindNode) && l.PodNetns.IsZero()
 }
 
 func askedPort(f forward.Flow) uint16 {
@@ -271,6 +277,7 @@ func sightings(c *Case, p plan) []correlate.Sighting {
 		} else {
 			d.Decode(f.Data, f.WireLen, &s.Frame)
 		}
+		s.Frame.Outer.NoEthDst = f.HWType == capture.HWCooked
 		s.Point, s.Time, s.Wire, s.GSO = f.Point, f.Time.UnixNano(), f.WireLen, f.GSO
 		s.Dir = correlate.In
 		if f.Dir == capture.Out {

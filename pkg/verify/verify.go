@@ -71,6 +71,7 @@ type Hop struct {
 	Repeated  int                  // journeys that passed here more than once
 	Checks    []Check
 	times     []int64 // of the sighting of each journey, 0: not seen
+	untapped  bool    // the wire was watched, and nothing was there to see the packet here
 }
 
 // Leg is one direction, judged hop by hop.
@@ -82,6 +83,8 @@ type Leg struct {
 	Tail []Check
 	// Journeys is how many packets set out on this leg, by the wire; Arrived how many reached the end.
 	Journeys, Arrived int
+	// Proven is how many packets the other direction proves to have arrived, where the end has no tap.
+	Proven int
 	// Last is the index of the last hop at which every or any packet was seen; -1: none.
 	Last int
 	// Others are the alternatives that the tables allow beside Forward.
@@ -153,6 +156,8 @@ func Verify(in Input) Result {
 	r.Reply.beyond(toReply, in.Wire, in.Intent.For(r.Request.Forward).Reversed())
 	r.Request.losses()
 	r.Reply.losses()
+	r.Request.prove(&r.Reply)
+	r.Reply.prove(&r.Request)
 	r.Skew, r.HasSkew = skew(&r.Request, &r.Reply)
 	return r
 }
@@ -457,7 +462,7 @@ func (h *Hop) settle(watched, seenLater bool, journeys int, taps tapIndex) {
 	case h.Hidden != "":
 		h.State, h.Note = Unobserved, h.Hidden
 	case !tapped:
-		h.State, h.Note = Unobserved, "no tap here"
+		h.State, h.Note, h.untapped = Unobserved, "no tap here", true
 	case t.Err != "":
 		h.State, h.Note = Unobserved, "the tap here ended early: "+t.Err
 	case t.Drops > 0:
