@@ -14,10 +14,23 @@ import (
 	"github.com/podtrace/podtrace/pkg/trace"
 )
 
-// candidate is an interface that the tables lead to, with the headers that packets should have there.
+// ways are the hops of both legs, by the tables.
+type ways struct {
+	candidates []candidate // in the order of the request
+	d          decode.Decoder
+}
+
+// candidate is an interface that the tables lead to, with the passages that packets should make there.
 type candidate struct {
 	at       string // NODE/…/INTERFACE
-	expected []*report.Headers
+	netns    string // its namespace, as NODE/NAME
+	ifindex  int
+	passages []passage
+}
+
+type passage struct {
+	expected *report.Headers
+	dir      capture.Direction
 }
 
 // found is what the frames of a capture say of its place.
@@ -30,15 +43,14 @@ type found struct {
 // locate finds out from the frames where captures were taken of which nobody said it: each is held against the
 // headers that packets should have at every hop. Captures that fit the same interfaces are given to them in the order
 // of their first packets.
-func locate(c *trace.Case, recordings []*recording) {
-	cs := candidates(c)
-	d := decode.Decoder{VXLANPorts: vxlanPorts(c.Snapshot)}
+func (w *ways) locate(c *trace.Case, recordings []*recording) {
+	cs := w.candidates
 	var fs []found
 	for _, r := range recordings {
 		if r.at != "" {
 			continue
 		}
-		f := match(&d, cs, r)
+		f := w.match(r)
 		if len(f.fits) == 0 {
 			c.Incomplete = append(c.Incomplete, fmt.Sprintf("capture %q: nothing says where it was taken, and no packet in it fits a hop: say it with --point", r.path))
 			continue
@@ -88,29 +100,59 @@ func settle(c *trace.Case, cs []candidate, fs []found, taken map[string]bool) {
 	}
 }
 
-// candidates are the interfaces of both legs, in the order of the request.
-func candidates(c *trace.Case) (out []candidate) {
+// newWays asks the tables, without a look at the captures.
+func newWays(c *trace.Case) *ways {
 	blind := *c
 	blind.Observed = nil
+	w := &ways{d: decode.Decoder{VXLANPorts: vxlanPorts(c.Snapshot)}}
 	for _, l := range trace.Judge(&blind).Legs {
 		for i := range l.Hops {
-			h := &l.Hops[i]
-			if h.Expected == nil {
-				continue
+			if h := &l.Hops[i]; h.Expected != nil {
+				w.add(h)
 			}
-			at := h.Node + "/" + h.Interface
-			if h.Netns != tables.HostName {
-				at = h.Node + "/" + h.Netns + "/" + h.Interface
-			}
-			k := slices.IndexFunc(out, func(o candidate) bool { return o.at == at })
-			if k < 0 {
-				k = len(out)
-				out = append(out, candidate{at: at})
-			}
-			out[k].expected = append(out[k].expected, h.Expected)
 		}
 	}
-	return out
+	return w
+}
+
+func (w *ways) add(h *report.Hop) {
+	at := h.Node + "/" + h.Interface
+	if h.Netns != tables.HostName {
+		at = h.Node + "/" + h.Netns + "/" + h.Interface
+	}
+	k := slices.IndexFunc(w.candidates, func(o candidate) bool { return o.at == at })
+	if k < 0 {
+		k = len(w.candidates)
+		w.candidates = append(w.candidates, candidate{at: at, netns: h.Node + "/" + h.Netns, ifindex: h.Ifindex})
+	}
+	p := passage{expected: h.Expected, dir: capture.In}
+	if h.Direction == capture.Out.String() {
+		p.dir = capture.Out
+	}
+	w.candidates[k].passages = append(w.candidates[k].passages, p)
+}
+
+// direction is the one in which a packet of the path passes an interface; false where it passes in both, or not at all.
+func (w *ways) direction(at trace.Point, f *capture.Frame) (d capture.Direction, ok bool) {
+	var h decode.Frame
+	decodeFrame(&w.d, f, &h)
+	in := h.Flow()
+	for i := range w.candidates {
+		c := &w.candidates[i]
+		if c.netns != at.Node+"/"+at.Name || c.ifindex != int(at.Ifindex) {
+			continue
+		}
+		for _, p := range c.passages {
+			if !same(in.Src, p.expected.IPSrc) || !same(in.Dst, p.expected.IPDst) {
+				continue
+			}
+			if ok && d != p.dir {
+				return d, false
+			}
+			d, ok = p.dir, true
+		}
+	}
+	return d, ok
 }
 
 // vxlanPorts are the UDP ports that frames may be encapsulated on.
@@ -130,8 +172,9 @@ func vxlanPorts(s *tables.Snapshot) []uint16 {
 const mostMatched = 2000
 
 // match scores the packets of a file against every candidate, and gives those that fit best.
-func match(d *decode.Decoder, cs []candidate, r *recording) (f found) {
+func (w *ways) match(r *recording) (f found) {
 	f.r = r
+	cs := w.candidates
 	score := make([]int, len(cs))
 	var h decode.Frame
 	for i := range r.packets {
@@ -139,12 +182,12 @@ func match(d *decode.Decoder, cs []candidate, r *recording) (f found) {
 			break
 		}
 		fr := &r.packets[i].frame
-		decodeFrame(d, fr, &h)
+		decodeFrame(&w.d, fr, &h)
 		fitted := false
 		for k := range cs {
 			n := 0
-			for _, e := range cs[k].expected {
-				n = max(n, likeness(&h, e))
+			for _, p := range cs[k].passages {
+				n = max(n, likeness(&h, p.expected))
 			}
 			score[k] += n
 			fitted = fitted || n > 0

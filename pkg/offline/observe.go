@@ -27,6 +27,7 @@ type observer struct {
 	taken map[spot]string // the file that is of an interface
 	spans map[int]span    // by point
 	from  map[int]string  // the file of a point, and how its place is known
+	ways  *ways
 	notes []string
 }
 
@@ -41,8 +42,8 @@ func (s *span) add(t int64) {
 }
 
 // observe reads the captures. It gives what each point was read from.
-func observe(c *trace.Case, recordings []*recording) (*trace.Observed, map[int]string, error) {
-	b := &observer{c: c, o: &trace.Observed{}, taken: make(map[spot]string), spans: make(map[int]span), from: make(map[int]string)}
+func observe(c *trace.Case, recordings []*recording, w *ways) (*trace.Observed, map[int]string, error) {
+	b := &observer{c: c, o: &trace.Observed{}, ways: w, taken: make(map[spot]string), spans: make(map[int]span), from: make(map[int]string)}
 	for _, r := range recordings {
 		if r.at == "" {
 			continue // nothing tells where: said already
@@ -145,7 +146,13 @@ func (b *observer) point(r *recording, ns *tables.Netns, link *tables.Link) (int
 func (b *observer) frame(id int, p *packet, s *side) {
 	f := p.frame
 	f.Point = id
-	f.Dir = s.direction(&f, p.flags)
+	dir, sure := s.direction(&f, p.flags)
+	if !sure {
+		if by, ok := b.ways.direction(b.o.Points[id], &f); ok {
+			dir = by
+		}
+	}
+	f.Dir = dir
 	f.GSO = s.mtu > 0 && f.WireLen > s.mtu+vlanHeader
 	b.o.Frames = append(b.o.Frames, f)
 	sp := b.spans[id]

@@ -117,8 +117,9 @@ func wire(c *trace.Case, spec *probe.Spec, captures []Source) (map[int]string, e
 	if len(recordings) == 0 {
 		return nil, nil
 	}
-	locate(c, recordings)
-	o, from, err := observe(c, recordings)
+	w := newWays(c)
+	w.locate(c, recordings)
+	o, from, err := observe(c, recordings, w)
 	if o == nil || err != nil {
 		return nil, err
 	}

@@ -32,29 +32,29 @@ func sides(s *tables.Snapshot, ns *tables.Netns, l *tables.Link) side {
 	return out
 }
 
-// direction follows epb_flags where they say it, then the addresses.
-func (s *side) direction(f *capture.Frame, flags uint32) capture.Direction {
-	const in, out, ethernet = 1, 2, 14
+// direction follows epb_flags where they say it, then the addresses of the link. sure is false where these are
+// nobody's here: a bridge hands on what another sent, or an address is wrong.
+func (s *side) direction(f *capture.Frame, flags uint32) (d capture.Direction, sure bool) {
+	const in, out = 1, 2
 	switch flags & 3 {
 	case in:
-		return capture.In
+		return capture.In, true
 	case out:
-		return capture.Out
+		return capture.Out, true
 	}
-	if f.HWType == arphrdNone {
-		return s.byAddress(f)
-	}
-	if len(f.Data) < ethernet {
-		return capture.In
+	if f.HWType == arphrdNone || len(f.Data) < ether.HeaderLen {
+		return s.byAddress(f), false
 	}
 	dst, src := ether.MAC(f.Data[:6]), ether.MAC(f.Data[6:12])
 	switch {
 	case src == s.own, !s.peer.IsZero() && dst == s.peer:
-		return capture.Out
-	case dst == s.own, !s.peer.IsZero() && src == s.peer, s.peer.IsZero():
-		return capture.In
+		return capture.Out, true
+	case dst == s.own, !s.peer.IsZero() && src == s.peer:
+		return capture.In, true
+	case s.peer.IsZero():
+		return capture.In, false
 	default: // a bridge hands on what another sent
-		return capture.Out
+		return capture.Out, false
 	}
 }
 

@@ -3,6 +3,7 @@ package verify
 import (
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/podtrace/podtrace/pkg/decode"
 	"github.com/podtrace/podtrace/pkg/forward"
@@ -64,8 +65,16 @@ func (h *Hop) headerChecks(shift int) []Check {
 // stepFor finds the entry that decided a field, the latest one before this hop.
 func (h *Hop) stepFor(name string) *forward.Step {
 	for i := len(h.Steps) - 1; i >= 0; i-- {
-		if slices.Contains(h.Steps[i].Fields, name) {
-			return &h.Steps[i]
+		s := &h.Steps[i]
+		field := name
+		if h.Frame.Outer != nil && s.Kind == forward.StepNeigh && s.Ifindex == h.Ifindex {
+			field = strings.TrimPrefix(name, "outer.") // the neighbour of the uplink is the outer frame's
+			if field == name {
+				continue
+			}
+		}
+		if slices.Contains(s.Fields, field) {
+			return s
 		}
 	}
 	return nil

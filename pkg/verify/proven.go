@@ -1,8 +1,12 @@
 package verify
 
 import (
+	"slices"
+
 	"github.com/podtrace/podtrace/pkg/correlate"
 	"github.com/podtrace/podtrace/pkg/decode"
+	"github.com/podtrace/podtrace/pkg/ether"
+	"github.com/podtrace/podtrace/pkg/forward"
 )
 
 // Reached is how many packets got to the end of the leg: seen there, or, where nothing could have seen them,
@@ -27,7 +31,7 @@ func (l *Leg) Blind() int {
 // reply answers its request, a TCP segment acknowledges the bytes before its number. Of other protocols an answer
 // does not say to what. What the far end's kernel sends is taken for an answer only where all of it came back whole.
 func (l *Leg) prove(back *Leg) {
-	if l.Arrived > 0 || l.Journeys == 0 || l.Blind() < 0 || l.Last != l.Blind()-1 || back.Journeys == 0 || len(back.Foreign) > 0 {
+	if l.Arrived > 0 || l.Journeys == 0 || l.Blind() < 0 || l.Last < 0 || back.Journeys == 0 || len(back.Foreign) > 0 {
 		return
 	}
 	if back.Arrived != back.Journeys && back.Blind() < 0 {
@@ -35,14 +39,14 @@ func (l *Leg) prove(back *Leg) {
 	}
 	for i := range l.js {
 		j := &l.js[i]
-		if l.sawAll(j) && (j.Retransmission == 0 || j.Key.Len == 0) && answered(j, l.js, back.js) {
+		if l.wasSeen(j) && (j.Retransmission == 0 || j.Key.Len == 0) && answered(j, l.js, back.js) {
 			l.Proven++
 		}
 	}
 }
 
-// sawAll reports whether the last hop with a tap saw the packet.
-func (l *Leg) sawAll(j *correlate.Journey) bool {
+// wasSeen reports whether the last hop that saw packets saw this one.
+func (l *Leg) wasSeen(j *correlate.Journey) bool {
 	h := &l.Hops[l.Last]
 	for k := range h.Sightings {
 		for i := range j.Sightings {
@@ -92,4 +96,120 @@ func acknowledged(j *correlate.Journey, back []correlate.Journey) bool {
 		}
 	}
 	return false
+}
+
+// mirror compares the address that packets are sent to on the network between the nodes with the one that the answers
+// come from, where no table shows the neighbour entry: if these come from the far node's own device, no router stands
+// between, and the packets must be sent to that device.
+func (l *Leg) mirror(back *Leg, intent *Intent) {
+	for i := range l.Hops {
+		out := &l.Hops[i]
+		if out.Dir != forward.Out || len(out.Sightings) == 0 || intent.Model == nil || !intent.Model.IsUnderlay(out.Netns, out.Ifindex) {
+			continue
+		}
+		far := back.sender(intent)
+		for k := range back.Hops {
+			in := &back.Hops[k]
+			if in.Dir == forward.In && in.Netns == out.Netns && in.Ifindex == out.Ifindex && len(in.Sightings) > 0 {
+				out.mirror(in, far)
+			}
+		}
+	}
+}
+
+// sender is the address of the device by which the leg leaves its first node; zero: none is known.
+func (l *Leg) sender(intent *Intent) ether.MAC {
+	for i := range l.Hops {
+		h := &l.Hops[i]
+		if h.Dir != forward.Out || !intent.Model.IsUnderlay(h.Netns, h.Ifindex) {
+			continue
+		}
+		if ns := intent.Snapshot.ByID(h.Netns); ns != nil {
+			if link := ns.Link(h.Ifindex); link != nil {
+				return link.MAC
+			}
+		}
+	}
+	return ether.MAC{}
+}
+
+func (h *Hop) mirror(in *Hop, far ether.MAC) {
+	prefix := ""
+	if h.Frame.Outer != nil {
+		prefix = "outer."
+	}
+	to, from := h.Sightings[0].Frame.Outer.EthDst, in.Sightings[0].Frame.Outer.EthSrc
+	if h.checked(prefix+"ethDst") || far.IsZero() || from != far && to != far || h.Sightings[0].Frame.Outer.NoEthDst {
+		return
+	}
+	h.wireCheck(prefix+"ethDst", far, to)
+	if !in.checked(prefix + "ethSrc") {
+		in.wireCheck(prefix+"ethSrc", far, from)
+	}
+}
+
+func (h *Hop) checked(name string) bool {
+	return slices.ContainsFunc(h.Checks, func(c Check) bool { return c.Name == name })
+}
+
+// wireCheck compares what was seen here with what was seen elsewhere.
+func (h *Hop) wireCheck(name string, want, got ether.MAC) {
+	h.Checks = append(h.Checks, Check{
+		Name: name, OK: got == want, Expected: want.String(), Observed: got.String(), Source: FromWire, Node: h.Node, Interface: h.Interface,
+	})
+	if got != want && h.State == OK {
+		h.State = Mismatch
+	}
+}
+
+// carried compares the addresses of frames with those at the next hop that saw them, where the tables let no kernel
+// rewrite them in between and did not show which they are.
+func (l *Leg) carried() {
+	for i := range l.Hops {
+		a := &l.Hops[i]
+		k := i + 1
+		for k < len(l.Hops) && l.Hops[k].Seen == 0 {
+			k++
+		}
+		if a.Seen == 0 || k == len(l.Hops) || len(a.Sightings) == 0 || len(l.Hops[k].Sightings) == 0 {
+			continue
+		}
+		b := &l.Hops[k]
+		x, y := a.Sightings[0].Frame.Flow(), b.Sightings[0].Frame.Flow()
+		if a.Frame.EthDst != b.Frame.EthDst || a.Frame.EthSrc != b.Frame.EthSrc || a.Frame.NoEth || b.Frame.NoEth || x.NoEthDst || y.NoEthDst {
+			continue
+		}
+		wrong := func(c Check) bool { return c.Name == "ethDst" && !c.OK }
+		if !a.checked("ethDst") && !slices.ContainsFunc(b.Checks, wrong) {
+			a.wireCheck("ethDst", y.EthDst, x.EthDst)
+		}
+	}
+}
+
+// arrival compares the address that a frame arrives with on the network between the nodes: what is not addressed to
+// the device goes no further.
+func (h *Hop) arrival(intent *Intent) {
+	if h.Dir != forward.In || h.Seen == 0 || intent == nil || intent.Model == nil || !intent.Model.IsUnderlay(h.Netns, h.Ifindex) {
+		return
+	}
+	link := intent.Snapshot.ByID(h.Netns).Link(h.Ifindex)
+	name := "ethDst"
+	if h.Frame.Outer != nil {
+		name = "outer.ethDst"
+	}
+	if h.checked(name) || link == nil || link.Master != 0 || link.Kind != "" || link.MAC.IsZero() {
+		return
+	}
+	c := Check{Name: name, OK: true, Expected: link.MAC.String(), Observed: link.MAC.String(), Source: FromTables, Node: h.Node, Interface: h.Interface}
+	for i := range h.Sightings {
+		o := &h.Sightings[i].Frame.Outer
+		if o.NoEthDst || o.EthDst.IsMulticast() {
+			return
+		}
+		if o.EthDst != link.MAC {
+			c.OK, c.Observed = false, o.EthDst.String()
+			break
+		}
+	}
+	h.Checks = append(h.Checks, c)
 }

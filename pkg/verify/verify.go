@@ -158,6 +158,10 @@ func Verify(in Input) Result {
 	r.Reply.losses()
 	r.Request.prove(&r.Reply)
 	r.Reply.prove(&r.Request)
+	r.Request.carried()
+	r.Reply.carried()
+	r.Request.mirror(&r.Reply, in.Intent)
+	r.Reply.mirror(&r.Request, in.Intent)
 	r.Skew, r.HasSkew = skew(&r.Request, &r.Reply)
 	return r
 }
@@ -202,6 +206,7 @@ func verifyLeg(name string, in Input, alternatives []forward.Leg, js []correlate
 		h.Checks = append(h.Checks, intent.sourceChecks(h.Steps)...)
 		h.Checks = append(h.Checks, any.endpointChecks(&h.Hop)...)
 		h.observe(js, taps, used, shift)
+		h.arrival(intent)
 		leg.Hops = append(leg.Hops, h)
 	}
 	leg.Tail = append(leg.Tail, intent.stepChecks(leg.Forward.Tail)...)
