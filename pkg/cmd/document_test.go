@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -241,14 +242,9 @@ func TestDocumentCaptureChanged(t *testing.T) {
 		"vxlan flags":   func(f *docFrame) { f.vxlanFlags = 0 },
 	}
 	for i, p := range docPoints() {
-		all := map[string]func(*docFrame){}
-		for name, change := range fields {
-			all[name] = change
-		}
+		all := maps.Clone(fields)
 		if p.request.outerSrc != "" {
-			for name, change := range outer {
-				all[name] = change
-			}
+			maps.Copy(all, outer)
 		}
 		for name, change := range all {
 			for _, leg := range []string{report.Request, report.Reply} {

@@ -16,15 +16,14 @@ func (l *Leg) Reached() int { return max(l.Arrived, l.Proven) }
 // Blind is the first of the hops at the leg's end that have no tap, as where the captures are of one node; -1 where
 // the end has one.
 func (l *Leg) Blind() int {
-	for i := len(l.Hops) - 1; i >= 0; i-- {
-		if !l.Hops[i].untapped {
-			if i == len(l.Hops)-1 {
-				return -1
-			}
-			return i + 1
-		}
+	n := len(l.Hops)
+	for n > 0 && l.Hops[n-1].untapped {
+		n--
 	}
-	return -1
+	if n == 0 || n == len(l.Hops) {
+		return -1
+	}
+	return n
 }
 
 // prove counts the packets whose arrival the other direction proves, where the end of this one has no tap: an echo
@@ -176,7 +175,7 @@ func (l *Leg) carried() {
 		}
 		b := &l.Hops[k]
 		x, y := a.Sightings[0].Frame.Flow(), b.Sightings[0].Frame.Flow()
-		if a.Frame.EthDst != b.Frame.EthDst || a.Frame.EthSrc != b.Frame.EthSrc || a.Frame.NoEth || b.Frame.NoEth || x.NoEthDst || y.NoEthDst {
+		if a.Node != b.Node || !sameLink(&a.Frame.Headers, &b.Frame.Headers) || x.NoEthDst || y.NoEthDst {
 			continue
 		}
 		wrong := func(c Check) bool { return c.Name == "ethDst" && !c.OK }
@@ -184,6 +183,12 @@ func (l *Leg) carried() {
 			a.wireCheck("ethDst", y.EthDst, x.EthDst)
 		}
 	}
+}
+
+// sameLink: the tables lead to the same known addresses in both places.
+func sameLink(a, b *forward.Headers) bool {
+	const either = forward.FieldEthDst | forward.FieldEthSrc
+	return (a.Any|b.Any)&either == 0 && !a.NoEth && !b.NoEth && !a.EthDst.IsZero() && a.EthDst == b.EthDst && a.EthSrc == b.EthSrc
 }
 
 // arrival compares the address that a frame arrives with on the network between the nodes: what is not addressed to

@@ -74,7 +74,7 @@ func Parse(file string, b []byte, v any) error {
 var (
 	lineOf   = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
 	unknown  = regexp.MustCompile(`^field (.*) not found in type .*$`)
-	mistyped = regexp.MustCompile("^cannot unmarshal !!(\\w+) (.*)into .*$")
+	mistyped = regexp.MustCompile(`^cannot unmarshal !!(\w+) (.*)into .*$`)
 )
 
 // located turns an error of the YAML package into one of ours: the first mistake of several, without Go's types.

@@ -27,7 +27,7 @@ func TestParse(t *testing.T) {
 		bomb += "  - &" + string(rune('b'+i)) + " [" + strings.TrimSuffix(strings.Repeat("*"+l+", ", 10), ", ") + "]\n"
 	}
 	for _, c := range []struct{ text, want string }{
-		{"name: a\nnmae: b\n", `f:2: field "nmae" is not known`},
+		{"name: a\ntitle: b\n", `f:2: field "title" is not known`},
 		{"sub:\n  m: 1\n", `f:2: field "m" is not known`},
 		{"name: a\nname: b\n", "f:2: "},
 		{"parts: {a: b}\n", "f:1: unexpected mapping"},
