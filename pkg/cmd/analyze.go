@@ -4,11 +4,15 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/podtrace/podtrace/pkg/bundle"
+	"github.com/podtrace/podtrace/pkg/expect"
 	"github.com/podtrace/podtrace/pkg/inventory"
 	"github.com/podtrace/podtrace/pkg/offline"
 	"github.com/podtrace/podtrace/pkg/probe"
@@ -24,11 +28,16 @@ type analyzeOptions struct {
 	Output    string
 	Probe     string
 	ExitZero  bool
+	Expect    string
 	Points    []string
 	Inputs    []string // files and folders
 	Ends      []string // source and destination, or none
 
-	spec *probe.Spec // Probe, parsed; nil: not given
+	spec   *probe.Spec // Probe, parsed; nil: not given
+	policy *expect.Policy
+	now    func() time.Time
+
+	namespaceSet bool // by a flag
 }
 
 const analyzeLong = `Judge offline what was recorded: no root, no cluster, no Linux.
@@ -56,7 +65,7 @@ const analyzeExample = `  podtrace analyze trace.tar.gz
   podtrace analyze a.pcap b.pcap c.pcapng.gz              # captures of one path, in any order`
 
 func newAnalyzeCmd(s *Streams, runF func(context.Context, *analyzeOptions) error) *cobra.Command {
-	o := &analyzeOptions{streams: s}
+	o := &analyzeOptions{streams: s, now: time.Now}
 	if runF == nil {
 		runF = runAnalyze
 	}
@@ -77,6 +86,7 @@ func newAnalyzeCmd(s *Streams, runF func(context.Context, *analyzeOptions) error
 	f.StringVarP(&o.Namespace, "namespace", "n", "default", "namespace of pods that are named without one")
 	f.StringVarP(&o.Filename, "filename", "f", "", "file with the cluster's objects; without it what the listings say of them")
 	f.StringVar(&o.Probe, "probe", "", "what listings are asked about: icmp, tcp[:PORT], udp[:PORT]; without it what most captured packets are, else icmp")
+	f.StringVar(&o.Expect, "expect", "", "policy in YAML: which pairs must be healthy, which faults are accepted until when; the exit status goes by it")
 	f.StringArrayVar(&o.Points, "point", nil, "a capture and its place: NODE/INTERFACE=FILE, NODE/[NAMESPACE/]POD/INTERFACE=FILE; may be repeated")
 	return c
 }
@@ -86,12 +96,20 @@ func (o *analyzeOptions) complete(c *cobra.Command, args []string) error {
 	if err := report.CheckFormat(o.Output); err != nil {
 		return usageErrorf(c.CommandPath(), "flag --output: %w", err)
 	}
+	o.namespaceSet = c.Flags().Changed("namespace")
 	if o.Probe != "" {
 		spec, err := probe.ParseSpec(o.Probe)
 		if err != nil {
 			return usageErrorf(c.CommandPath(), "flag --probe: %w", err)
 		}
 		o.spec = &spec
+	}
+	if o.Expect != "" {
+		p, err := expect.Read(o.Expect)
+		if err != nil {
+			return withHint(fmt.Errorf("flag --expect: %w", err), "docs/commands.md shows a policy, examples/ci has one")
+		}
+		o.policy = p
 	}
 	var missing error
 	for _, a := range args {
@@ -127,34 +145,56 @@ func addOutputFlags(c *cobra.Command, output *string, exitZero *bool) {
 }
 
 func runAnalyze(ctx context.Context, o *analyzeOptions) error {
-	alone := len(o.Inputs) == 1 && len(o.Ends)+len(o.Points) == 0
+	bundles := 0
 	for _, p := range o.Inputs {
-		if bundle.Is(p) && !alone {
-			return withHint(fmt.Errorf("%q is a bundle: it knows its endpoints and is judged alone", p), "podtrace analyze "+p)
+		if bundle.Is(p) {
+			bundles++
 		}
 	}
 	switch {
-	case len(o.Ends) == 2:
+	case bundles > 0 && (bundles < len(o.Inputs) || len(o.Ends)+len(o.Points) > 0):
+		i := slices.IndexFunc(o.Inputs, bundle.Is)
+		return withHint(fmt.Errorf("%q is a bundle: it knows its endpoints and is judged alone, or beside other bundles", o.Inputs[i]), "podtrace analyze "+o.Inputs[i])
+	case bundles > 0:
+		return o.bundles()
+	}
+	if err := o.plan(); err != nil {
+		return err
+	}
+	if len(o.Ends) == 2 {
 		return o.material()
-	case alone && !isCapture(o.Inputs[0]):
-		return o.bundle(o.Inputs[0])
-	case len(o.Points) > 0:
-		return usageErrorf("podtrace analyze", "flag --point needs the endpoints A and B, and listings")
 	}
-	for _, p := range o.Inputs {
-		if !isCapture(p) {
-			return withHint(fmt.Errorf("%q is no capture file", p), endpointsHint)
-		}
-	}
-	return o.flows(ctx)
+	return o.captures(ctx)
 }
 
-// endpointsHint is for files that are neither a bundle nor captures.
-const endpointsHint = "name the two endpoints to judge listings: podtrace analyze A B FILES…"
-
-func isCapture(path string) bool {
-	is, err := offline.IsCapture(path)
-	return err == nil && is
+// plan takes from the analyze.yaml of a folder what the command line does not say.
+func (o *analyzeOptions) plan() error {
+	for _, dir := range o.Inputs {
+		p, err := offline.ReadPlan(dir)
+		if err != nil {
+			return withHint(err, "docs/commands.md shows an "+offline.PlanName)
+		}
+		if p == nil {
+			continue
+		}
+		if len(o.Ends) == 0 && p.From != "" {
+			o.Ends = []string{p.From, p.To}
+		}
+		if p.Namespace != "" && !o.namespaceSet {
+			o.Namespace = p.Namespace
+		}
+		if p.Objects != "" && o.Filename == "" {
+			o.Filename = p.Objects
+		}
+		if p.Probe != "" && o.spec == nil {
+			spec, err := probe.ParseSpec(p.Probe)
+			if err != nil {
+				return fmt.Errorf("%s: probe: %w", filepath.Join(dir, offline.PlanName), err)
+			}
+			o.spec = &spec
+		}
+	}
+	return nil
 }
 
 // material judges listings and captures.
@@ -176,11 +216,23 @@ func (o *analyzeOptions) material() error {
 	return o.print(r)
 }
 
-// bundle judges a recorded trace again.
-func (o *analyzeOptions) bundle(path string) error {
+// bundles judges recorded traces again.
+func (o *analyzeOptions) bundles() error {
+	var rs []*report.Report
+	for _, p := range o.Inputs {
+		r, err := o.bundle(p)
+		if err != nil {
+			return err
+		}
+		rs = append(rs, r)
+	}
+	return o.print(rs...)
+}
+
+func (o *analyzeOptions) bundle(path string) (*report.Report, error) {
 	b, err := bundle.Read(path)
 	if err != nil {
-		return withHint(err, endpointsHint+"\npodtrace collect and podtrace path -w write bundles")
+		return nil, withHint(err, "podtrace collect and podtrace path -w write bundles")
 	}
 	r := trace.Judge(b.Case)
 	if was := b.Report; was != nil && (was.Verdict.Status != r.Verdict.Status || was.Verdict.Cause != r.Verdict.Cause) && !b.Interrupted {
@@ -190,12 +242,65 @@ func (o *analyzeOptions) bundle(path string) error {
 	if b.Interrupted {
 		r = cutShort(r)
 	}
-	return o.print(r)
+	return r, nil
 }
 
-func (o *analyzeOptions) print(r *report.Report) error {
-	if err := report.Write(o.streams.Out, r, o.Output, o.streams.reportOptions()); err != nil {
+// print writes the reports, and ends with the status of the worst, or with that of the policy.
+func (o *analyzeOptions) print(rs ...*report.Report) error {
+	if len(rs) > 1 && o.Output == report.FormatHTML {
+		return usageErrorf("podtrace analyze", "flag --output: html shows one path, and there are %d", len(rs))
+	}
+	status := report.ExitHealthy
+	for _, r := range rs {
+		status = worst(status, report.ExitCode(r.Verdict.Status))
+	}
+	var whole *report.Expectation
+	if o.policy != nil {
+		whole = o.weigh(rs)
+		status = whole.ExitCode()
+	}
+	var err error
+	if len(rs) == 1 {
+		err = report.Write(o.streams.Out, rs[0], o.Output, o.streams.reportOptions())
+	} else {
+		err = report.WriteAll(o.streams.Out, rs, whole, o.Output, o.streams.reportOptions())
+	}
+	if err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
-	return verdictStatus(r, o.ExitZero)
+	return exitWith(status, o.ExitZero)
+}
+
+// weigh holds the reports against the policy. A single report carries the opinion on the whole.
+func (o *analyzeOptions) weigh(rs []*report.Report) *report.Expectation {
+	var subjects []expect.Subject
+	for _, r := range rs {
+		subjects = append(subjects, expect.Of(r))
+	}
+	each, whole := o.policy.Weigh(subjects, o.now())
+	for i, r := range rs {
+		r.Expectation = &each[i]
+	}
+	if len(rs) == 1 {
+		whole = expect.Join(each, whole)
+		rs[0].Expectation = &whole
+	}
+	return &whole
+}
+
+// worst of two exit statuses: a fault, then what is not known.
+func worst(a, b int) int {
+	for _, s := range []int{report.ExitFault, report.ExitInconclusive} {
+		if a == s || b == s {
+			return s
+		}
+	}
+	return report.ExitHealthy
+}
+
+func exitWith(status int, zero bool) error {
+	if status == report.ExitHealthy || zero {
+		return nil
+	}
+	return statusError(status)
 }

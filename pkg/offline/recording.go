@@ -87,7 +87,7 @@ func (p *packet) fill(rec *pcapfile.Record, r *recording) bool {
 		p.frame.HWType, p.frame.Data = 1, bytes.Clone(data)
 		return true
 	case pcapfile.LinkSLL, pcapfile.LinkSLL2:
-		return p.cooked(rec.LinkType, data, r)
+		return p.cooked(rec, data, r)
 	default:
 		_, off, ok := rec.LinkType.Payload(data)
 		if !ok {
@@ -101,14 +101,15 @@ func (p *packet) fill(rec *pcapfile.Record, r *recording) bool {
 
 // Fields of cooked headers (LINKTYPE_LINUX_SLL and _SLL2).
 const (
-	sllType, sllAddrLen, sllAddr           = 0, 4, 6
-	sll2Index, sll2Type, sll2Len, sllAddr2 = 4, 10, 11, 12
-	sllOutgoing, sllOtherHost              = 4, 3
-	epbIn, epbOut                          = 1, 2
+	sllType, sllAddrLen, sllAddr = 0, 4, 6
+	sll2Type, sll2Len, sllAddr2  = 10, 11, 12
+	sllOutgoing, sllOtherHost    = 4, 3
+	epbIn, epbOut                = 1, 2
 )
 
 // cooked makes an Ethernet frame of a cooked one. Its destination address was not captured.
-func (p *packet) cooked(l pcapfile.LinkType, b []byte, r *recording) bool {
+func (p *packet) cooked(rec *pcapfile.Record, b []byte, r *recording) bool {
+	l := rec.LinkType
 	proto, off, ok := l.Payload(b)
 	if !ok {
 		return false
@@ -117,7 +118,7 @@ func (p *packet) cooked(l pcapfile.LinkType, b []byte, r *recording) bool {
 	r.cooked |= 1
 	if l == pcapfile.LinkSLL2 {
 		kind, addrLen, addr = uint16(b[sll2Type]), int(b[sll2Len]), b[sllAddr2:]
-		p.ifindex = binary.BigEndian.Uint32(b[sll2Index:])
+		p.ifindex = rec.Ifindex()
 		r.cooked |= 2
 	}
 	p.flags = p.flags&^3 | epbIn
