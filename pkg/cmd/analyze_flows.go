@@ -25,8 +25,8 @@ func (o *analyzeOptions) captures(ctx context.Context) error {
 	if len(m.Captures) == 0 {
 		return noCaptures(o.Inputs, m.Listings)
 	}
-	if len(m.Listings) > 0 {
-		fmt.Fprintf(o.streams.Err, "podtrace: note: %d listings are not used: %s\n", len(m.Listings), report.Clean(endpointsHint(m.Listings)))
+	if l := listing.Parse(m.Listings); len(l.Outputs) > 0 {
+		fmt.Fprintf(o.streams.Err, "podtrace: note: outputs of %d commands are not used: %s\n", len(l.Outputs), report.Clean(endpointsHint(l)))
 	}
 	var sources []captures.Source
 	for _, c := range m.Captures {
@@ -54,15 +54,15 @@ func noCaptures(inputs []string, ls []listing.Input) error {
 		return hinted{fmt.Errorf("%q is no bundle, no capture and no listing", strings.Join(inputs, " ")),
 			"podtrace collect and podtrace path -w write bundles; " + listingHint}
 	}
-	return hinted{errors.New("there are listings and no captures: which path is to be judged?"), endpointsHint(ls)}
+	return hinted{errors.New("there are listings and no captures: which path is to be judged?"), endpointsHint(l)}
 }
 
 const listingHint = "name the two endpoints to judge listings: podtrace analyze A B FILES…"
 
 // endpointsHint names endpoints that the listings know.
-func endpointsHint(ls []listing.Input) string {
+func endpointsHint(l *listing.Listing) string {
 	var names []string
-	for _, p := range listing.Parse(ls).Inventory.Pods {
+	for _, p := range l.Inventory.Pods {
 		names = append(names, p.Namespace+"/"+p.Name)
 	}
 	if len(names) < 2 {

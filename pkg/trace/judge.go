@@ -99,7 +99,7 @@ type plan struct {
 // from where it should have: its tables are part of the path too.
 func newPlan(c *Case) plan {
 	port, leases := proxies(c.Inventory)
-	p := plan{model: forward.New(c.Snapshot, forward.Options{Underlay: underlay(c), ProxyPort: port, Leases: leases})}
+	p := plan{model: forward.New(c.Snapshot, forward.Options{Underlay: underlay(c), ProxyPort: port, Leases: leases, Unread: unreadAddrs(c)})}
 	p.request = p.model.Trace(c.From.PodNetns, c.Flow)
 	p.answers = make([][]forward.Leg, len(p.request))
 	all := intent(c, p.model)
@@ -223,6 +223,17 @@ func intent(c *Case, m *forward.Model) *verify.Intent {
 // unread reports whether an end must have tables, and nobody read them.
 func unread(e inventory.Endpoint, l resolve.Location) bool {
 	return (e.Kind == inventory.KindPod || e.Kind == inventory.KindNode) && l.PodNetns.IsZero()
+}
+
+// unreadAddrs are the addresses of ends that nobody read.
+func unreadAddrs(c *Case) (out []netip.Addr) {
+	if unread(c.Source, c.From) {
+		out = append(out, c.Source.IPs...)
+	}
+	if unread(c.Destination, c.To) {
+		out = append(out, c.Destination.IPs...)
+	}
+	return out
 }
 
 func askedPort(f forward.Flow) uint16 {
