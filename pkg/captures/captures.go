@@ -115,6 +115,9 @@ func pointsOf(sources []Source) (out []flows.Point, notes []string, err error) {
 			out = append(out, flows.Point{Name: s.Name, Path: s.Path})
 		default:
 			for i, f := range c.interfaces {
+				if c.packets[i] == 0 && f.Drops() == 0 {
+					continue // described, and never heard of again
+				}
 				name := f.Name
 				if name == "" {
 					name = fmt.Sprint("interface ", i+1)
@@ -154,8 +157,9 @@ func unique(ps []flows.Point) {
 // content is what a file has of interfaces.
 type content struct {
 	interfaces []pcapfile.Interface
-	indexes    []uint32 // of cooked headers of version 2
-	cooked     bool     // headers of version 1
+	packets    map[int]int // by interface, of a file that may have several
+	indexes    []uint32    // of cooked headers of version 2
+	cooked     bool        // headers of version 1
 }
 
 // contents reads a file as far as it has to: of a pcap file, which has one interface, no more than the first packet.
@@ -166,7 +170,7 @@ func contents(path string) (*content, error) {
 		return nil, err
 	}
 	defer r.Close() //nolint:errcheck // only read
-	c := &content{}
+	c := &content{packets: make(map[int]int)}
 	indexes := make(map[uint32]bool)
 	var rec pcapfile.Record
 	for {
@@ -175,6 +179,7 @@ func contents(path string) (*content, error) {
 		} else if err != nil {
 			return nil, err
 		}
+		c.packets[rec.Interface]++
 		c.cooked = c.cooked || rec.LinkType == pcapfile.LinkSLL
 		if i := rec.Ifindex(); i != 0 && len(indexes) <= flows.MaxPoints {
 			indexes[i] = true
