@@ -10,6 +10,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/podtrace/podtrace/pkg/flows"
@@ -73,12 +74,17 @@ func Judge(ctx context.Context, sources []Source, version string) (*Report, erro
 	if len(points) < 2 {
 		return nil, &fewError{sources[0].Path}
 	}
+	points, others := apart(points)
+	if len(points) > flows.MaxPoints {
+		return nil, fmt.Errorf("%d capture points, of files and their interfaces: at most %d can be compared: name fewer, or filter with tcpdump -i", len(points), flows.MaxPoints)
+	}
 	res, err := flows.Run(ctx, flows.Config{Points: points, FindOrder: true})
 	if err != nil {
 		return nil, err
 	}
 	r := &Report{APIVersion: report.APIVersion, Kind: Kind, Version: version, Verdict: judge(res), Result: res, Incomplete: notes}
 	r.conclude(points)
+	r.setAside(others)
 	for i := range res.Points {
 		p := &res.Points[i]
 		if p.Damage != nil && !slices.Contains(r.Damage, p.Damage.Error()) {
@@ -130,9 +136,6 @@ func pointsOf(sources []Source) (out []flows.Point, notes []string, err error) {
 		}
 	}
 	unique(out)
-	if len(out) > flows.MaxPoints {
-		return nil, nil, fmt.Errorf("%d capture points, of files and their interfaces: at most %d can be compared: name fewer, or filter with tcpdump -i", len(out), flows.MaxPoints)
-	}
 	return out, notes, nil
 }
 
@@ -147,8 +150,12 @@ func unique(ps []flows.Point) {
 		if count[ps[i].Name] == 1 {
 			continue
 		}
-		ps[i].Name += " (" + ps[i].Path + ")"
-		if seen[ps[i].Name]++; seen[ps[i].Name] > 1 {
+		if ps[i].Interface > 0 {
+			ps[i].Name += fmt.Sprintf(" #%d", ps[i].Interface)
+		} else {
+			ps[i].Name += " (" + ps[i].Path + ")"
+		}
+		if seen[ps[i].Name]++; seen[ps[i].Name] > 1 { // one file, named twice
 			ps[i].Name += fmt.Sprintf(" %d", seen[ps[i].Name])
 		}
 	}
@@ -224,6 +231,24 @@ func judge(res *flows.Result) Verdict {
 		v.Summary = "no packet was seen at both ends: the captures may be of different paths or times"
 	}
 	return v
+}
+
+// setAside names the captures that show nothing of the path: they may be of another, or the packets did not get to
+// them. An empty file does not even say when it was there to see.
+func (r *Report) setAside(others []flows.Point) {
+	if len(others) == 0 {
+		return
+	}
+	var names []string
+	for _, p := range others {
+		names = append(names, p.Name)
+		r.Incomplete = append(r.Incomplete, fmt.Sprintf("%s shows no packet between ends that the other captures know: packets were lost before it, or it is of another path", p.Name))
+	}
+	if r.Verdict.Status == report.Healthy {
+		r.Verdict.Status = report.Inconclusive
+		r.Verdict.Summary = fmt.Sprintf("%s that saw them, and none of them is in %s: lost before it, or of another path",
+			r.Verdict.Summary, strings.Join(names, ", "))
+	}
 }
 
 // Losses counts the packets of a flow that were lost, and that were rewritten wrongly.

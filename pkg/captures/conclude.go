@@ -96,14 +96,7 @@ func look(p flows.Point, port uint16, tuples []flows.Tuple) (c Conclusion) {
 		if err := r.Next(&rec); errors.Is(err, io.EOF) {
 			break
 		}
-		if p.Interface != 0 && rec.Interface != p.Interface-1 || p.Ifindex != 0 && rec.Ifindex() != p.Ifindex {
-			continue
-		}
-		if rec.LinkType == pcapfile.LinkEthernet {
-			d.Decode(rec.Data, rec.OrigLen, &h)
-		} else if _, off, ok := rec.LinkType.Payload(rec.Data); ok {
-			d.DecodeIP(rec.Data[off:], rec.OrigLen-off, &h)
-		} else {
+		if !takes(&p, &rec) || !decoded(&d, &rec, &h) {
 			continue
 		}
 		if slices.ContainsFunc(tuples, func(t flows.Tuple) bool { return of(h.Flow(), t) }) {

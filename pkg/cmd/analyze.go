@@ -45,21 +45,28 @@ const analyzeLong = `Judge offline what was recorded: no root, no cluster, no Li
 BUNDLE is what podtrace collect or podtrace path -w wrote, a file or a folder.
 Its report is the one that podtrace path printed, byte for byte.
 
+Several bundles are judged one after the other.
+
 With two endpoints, FILES and folders are what people have in hand after an
 incident: pasted outputs of ip, bridge, route, iptables-save, nft, kubectl and
 others, and one capture a point. In a folder the way to a file says where it was
 taken: NODE/FILE on a node, NODE/NAMESPACE/POD/FILE in a pod, and a capture is
-named after its interface, NODE/cni0.pcap; --point says it for other captures.
-What nobody listed stays unknown, and the report says so.
+named after its interface, NODE/cni0.pcap; --point or an analyze.yaml in the
+folder says it for other captures, and of those that nobody placed the frames
+do. What nobody listed stays unknown, and the report says so.
 
 Captures alone, of two points or more of one path, are compared packet by
 packet, whatever their size: which flows are complete, which lose packets after
-which point, which are rewritten wrongly.
+which point, which are rewritten wrongly, and where each was taken.
+
+--expect FILE holds the verdicts against a policy (docs/commands.md), and the
+exit status is that of the policy.
 
 Exit status as for podtrace path.`
 
 const analyzeExample = `  podtrace analyze trace.tar.gz
   podtrace analyze trace.tar.gz -o junit > podtrace.xml   # in CI
+  podtrace analyze *.tar.gz --expect policy.yaml
   podtrace analyze coffee-1 coffee-2 incident/            # listings, and captures if there are any
   podtrace analyze coffee-1 coffee-2 pages.txt --point node1/cni0=a.pcap --point node1/coffee-1/eth0=b.pcap
   podtrace analyze a.pcap b.pcap c.pcapng.gz              # captures of one path, in any order`

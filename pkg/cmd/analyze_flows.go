@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/captures"
@@ -25,8 +26,12 @@ func (o *analyzeOptions) captures(ctx context.Context) error {
 	if len(m.Captures) == 0 {
 		return noCaptures(o.Inputs, m.Listings)
 	}
-	if l := listing.Parse(m.Listings); len(l.Outputs) > 0 {
-		fmt.Fprintf(o.streams.Err, "podtrace: note: outputs of %d commands are not used: %s\n", len(l.Outputs), report.Clean(endpointsHint(l)))
+	if err := o.useless(m.Listings); err != nil {
+		return err
+	}
+	l := listing.Parse(m.Listings)
+	if n := readOutputs(l); n > 0 {
+		fmt.Fprintf(o.streams.Err, "podtrace: note: outputs of %d commands are not used: %s\n", n, report.Clean(endpointsHint(l)))
 	}
 	var sources []captures.Source
 	for _, c := range m.Captures {
@@ -47,14 +52,37 @@ func (o *analyzeOptions) captures(ctx context.Context) error {
 	return exitWith(status, o.ExitZero)
 }
 
+// useless refuses a file that was named and is neither a capture nor a page of outputs. In folders others may lie.
+func (o *analyzeOptions) useless(ls []listing.Input) error {
+	for _, p := range o.Inputs {
+		for _, in := range ls {
+			if in.File == filepath.Base(p) && in.Node == "" && readOutputs(listing.Parse([]listing.Input{in})) == 0 {
+				return hinted{fmt.Errorf("%q is no bundle, no capture file and no listing", p), "name captures, or folders with captures"}
+			}
+		}
+	}
+	return nil
+}
+
 // noCaptures says what is missing.
 func noCaptures(inputs []string, ls []listing.Input) error {
 	l := listing.Parse(ls)
-	if len(l.Outputs) == 0 || len(l.Inventory.Pods)+len(l.Inventory.Nodes) == 0 && len(l.Snapshot.Netns) == 0 {
-		return hinted{fmt.Errorf("%q is no bundle, no capture and no listing", strings.Join(inputs, " ")),
+	if readOutputs(l) == 0 {
+		return hinted{fmt.Errorf("%q is no bundle, no capture file and no listing", strings.Join(inputs, " ")),
 			"podtrace collect and podtrace path -w write bundles; " + listingHint}
 	}
 	return hinted{errors.New("there are listings and no captures: which path is to be judged?"), endpointsHint(l)}
+}
+
+// readOutputs counts the outputs of which anything was read.
+func readOutputs(l *listing.Listing) int {
+	n := 0
+	for _, o := range l.Outputs {
+		if o.Kind != "" && o.Rows > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 const listingHint = "name the two endpoints to judge listings: podtrace analyze A B FILES…"
