@@ -102,6 +102,10 @@ func (d Direction) String() string {
 	return "in"
 }
 
+// HWCooked is a Frame.HWType of files alone: Data starts with an Ethernet header that was made of a cooked one (-i any).
+// Its destination address was not captured, and is zero.
+const HWCooked uint16 = 0xff00 // no ARPHRD_* number
+
 // Frame is one frame at one point.
 type Frame struct {
 	Point int       // Point.ID

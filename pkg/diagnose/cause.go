@@ -148,8 +148,12 @@ func (c *leg) linkName(s *forward.Step) string {
 
 // nameHeader: a header on the wire differs from what the tables lead to.
 func (c *leg) nameHeader(ck *verify.Check) (cause, summary string) {
+	by := "the tables lead to"
+	if ck.Source == verify.FromWire {
+		by = "by what other frames show it should be"
+	}
 	return "wrong-" + strings.ReplaceAll(ck.Name, ".", "-"),
-		fmt.Sprintf("%s %s: %s on the wire is %s, the tables lead to %s", ck.Node, ck.Interface, ck.Name, orWords(ck.Observed, "none"), ck.Expected)
+		fmt.Sprintf("%s %s: %s on the wire is %s, %s %s", ck.Node, ck.Interface, ck.Name, orWords(ck.Observed, "none"), by, ck.Expected)
 }
 
 // nameNeigh tells a wrong entry on the sender from a device whose MAC changed: in the second case the

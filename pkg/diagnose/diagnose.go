@@ -114,7 +114,7 @@ func place(leg, hop, sub int) int { return leg*legPlaces + hop*100 + min(sub, 99
 func legFindings(in Input, l *verify.Leg, intent *verify.Intent, n int) []Finding {
 	c := &leg{in: in, Leg: l, intent: intent, n: n}
 	if in.Wire != nil {
-		c.whole = l.Journeys > 0 && l.Arrived == l.Journeys
+		c.whole = l.Journeys > 0 && l.Reached() == l.Journeys
 	} else {
 		c.whole = intent != nil && intent.Arrives(l.Forward)
 	}
@@ -132,6 +132,7 @@ func legFindings(in Input, l *verify.Leg, intent *verify.Intent, n int) []Findin
 	c.established()
 	c.foreign()
 	c.lost()
+	c.unseen()
 	c.unanswered()
 	c.notes()
 	return c.found
@@ -558,6 +559,35 @@ func (c *leg) lost() {
 	c.byContrast(&f, last, next)
 	c.tableFull(&f, last, next)
 	c.found = append(c.found, f)
+}
+
+// unseen reports hops whose captures show none of the packets that passed before and behind them. Only of recorded
+// traffic: a live tap would have to have failed. Where a capture shows the other direction as it should be, packets
+// passed it as something else; where it shows neither, it may have been made with a filter.
+func (c *leg) unseen() {
+	if c.in.Wire == nil || !c.in.Sent.Watching || c.Journeys == 0 {
+		return
+	}
+	other := &c.in.Path.Reply
+	if c.n != 0 {
+		other = &c.in.Path.Request
+	}
+	for i := range c.Hops {
+		h := &c.Hops[i]
+		if h.State != verify.Missing || !h.Expected || i > c.Last && !c.whole {
+			continue
+		}
+		f := Finding{
+			Cause: "unseen-at-" + h.Interface, Leg: c.Name, Node: h.Node, Interface: h.Interface, Severity: Warning, place: place(c.n, i, 96),
+			Summary: fmt.Sprintf("the capture at %s %s shows none of the %d packets that passed there: was it made with a filter?", h.Node, h.Interface, c.Journeys),
+		}
+		if slices.ContainsFunc(other.Hops, func(o verify.Hop) bool { return o.Netns == h.Netns && o.Ifindex == h.Ifindex && o.Seen > 0 }) {
+			f.Severity = Error
+			f.Summary = fmt.Sprintf("the capture at %s %s shows none of the %d packets as they should pass there, only those of the %s: another encapsulation, or other addresses",
+				h.Node, h.Interface, c.Journeys, other.Name)
+		}
+		c.found = append(c.found, f)
+	}
 }
 
 // neverSent: no packet set out, because its sender waits for a neighbour.

@@ -326,7 +326,7 @@ func (m *Model) trace(from netns.ID, f Flow, st worldState) []Leg {
 	w.leg.state = st
 	h := m.hosts[from]
 	if h == nil {
-		w.unknown("the namespace " + from.String() + " is not in the snapshot")
+		w.unknown("the namespace that it starts in was not read")
 		return done
 	}
 	w.send(h, newPacket(h, f))

@@ -99,7 +99,7 @@ type plan struct {
 // from where it should have: its tables are part of the path too.
 func newPlan(c *Case) plan {
 	port, leases := proxies(c.Inventory)
-	p := plan{model: forward.New(c.Snapshot, forward.Options{Underlay: underlay(c), ProxyPort: port, Leases: leases})}
+	p := plan{model: forward.New(c.Snapshot, forward.Options{Underlay: underlay(c), ProxyPort: port, Leases: leases, Unread: unreadAddrs(c)})}
 	p.request = p.model.Trace(c.From.PodNetns, c.Flow)
 	p.answers = make([][]forward.Leg, len(p.request))
 	all := intent(c, p.model)
@@ -249,6 +249,7 @@ func intent(c *Case, m *forward.Model) *verify.Intent {
 		Src: end(c.From, c.Flow.Src), Dst: end(c.To, c.Flow.Dst),
 		Port: askedPort(c.Flow), Nodes: c.Inventory.Nodes, Snapshot: c.Snapshot, Model: m,
 	}
+	in.Src.Unread, in.Dst.Unread = unread(c.Source, c.From), unread(c.Destination, c.To)
 	if c.Destination.ServicePort == nil {
 		return in
 	}
@@ -259,6 +260,22 @@ func intent(c *Case, m *forward.Model) *verify.Intent {
 		in.Dsts = append(in.Dsts, e)
 	}
 	return in
+}
+
+// unread reports whether an end must have tables, and nobody read them.
+func unread(e inventory.Endpoint, l resolve.Location) bool {
+	return (e.Kind == inventory.KindPod || e.Kind == inventory.KindNode) && l.PodNetns.IsZero()
+}
+
+// unreadAddrs are the addresses of ends that nobody read.
+func unreadAddrs(c *Case) (out []netip.Addr) {
+	if unread(c.Source, c.From) {
+		out = append(out, c.Source.IPs...)
+	}
+	if unread(c.Destination, c.To) {
+		out = append(out, c.Destination.IPs...)
+	}
+	return out
 }
 
 func askedPort(f forward.Flow) uint16 {
@@ -313,6 +330,7 @@ func sightings(c *Case, p plan) []correlate.Sighting {
 		} else {
 			d.Decode(f.Data, f.WireLen, &s.Frame)
 		}
+		s.Frame.Outer.NoEthDst = f.HWType == capture.HWCooked
 		s.Point, s.Time, s.Wire, s.GSO = f.Point, f.Time.UnixNano(), f.WireLen, f.GSO
 		s.Stamp = stamps[f.Stamp]
 		s.Dir = correlate.In

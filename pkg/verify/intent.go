@@ -19,6 +19,8 @@ type End struct {
 	Node  string
 	Netns tables.NetnsID // the pod's; a node's own for a host-network endpoint
 	Host  tables.NetnsID // of the node
+	// Unread: it is a pod or a node of which no table was read
+	Unread bool
 	// Pod is set when the end lives behind a veth: the interface inside, and the node's side of it.
 	Pod       bool
 	Interface tables.Ifindex
@@ -87,7 +89,7 @@ func (in *Intent) Arrives(l forward.Leg) bool {
 	case forward.Delivered:
 		return in.meant(l.Final)
 	case forward.Left:
-		return in != nil && in.Dst.Netns.IsZero() && in.Dst.IP.IsValid() && l.FinalFlow.Dst == in.Dst.IP
+		return in != nil && in.Dst.Netns.IsZero() && !in.Dst.Unread && in.Dst.IP.IsValid() && l.FinalFlow.Dst == in.Dst.IP
 	default:
 		return false
 	}
