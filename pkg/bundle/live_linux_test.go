@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -39,7 +40,12 @@ func TestMain(m *testing.M) {
 // labOptions is a lab of the tests' own, beside one that may be running.
 func labOptions() lab.Options {
 	exe, _ := os.Executable()
-	return lab.Options{Prefix: "podtrace-bt-", StateDir: filepath.Join(os.TempDir(), "podtrace-bundle-test"), Server: []string{exe}}
+	prefix := os.Getenv(serveEnv)
+	if prefix == "" { // another for each checkout: they may be tested at the same time
+		dir, _ := os.Getwd()
+		prefix = fmt.Sprintf("podtrace-b%04x-", crc32.ChecksumIEEE([]byte(dir))&0xffff)
+	}
+	return lab.Options{Prefix: prefix, StateDir: filepath.Join(os.TempDir(), prefix+"bundle-test"), Server: []string{exe}}
 }
 
 // up brings the lab up and takes it down when the test ends.
@@ -51,7 +57,7 @@ func up(t *testing.T) *inventory.Inventory {
 		}
 		t.Skip("the lab needs root")
 	}
-	t.Setenv(serveEnv, "1")
+	t.Setenv(serveEnv, labOptions().Prefix)
 	o := labOptions()
 	if err := lab.Up(context.Background(), o); err != nil {
 		t.Fatal(err)
