@@ -123,7 +123,7 @@ func (c *Conclusion) take(h *decode.Frame) {
 		c.EthSrc, c.EthDst = c.src.String(), c.dst.String()
 	}
 	if h.HasVXLAN {
-		c.Encapsulated, c.OuterSrc, c.OuterDst, c.VNI = true, h.Outer.Src, h.Outer.Dst, uint32(h.VXLAN.VNI)
+		c.Encapsulated, c.OuterSrc, c.OuterDst, c.VNI = true, h.Outer.Src, h.Outer.Dst, h.VXLAN.VNI
 	}
 }
 
