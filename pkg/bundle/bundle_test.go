@@ -114,7 +114,7 @@ func full() *trace.Case {
 			Service: &inv.Services[0], ServicePort: &inv.Services[0].Ports[0],
 		},
 		From: filled[resolve.Location](1), To: filled[resolve.Location](50), Flow: filled[forward.Flow](7), Sent: filled[diagnose.Sent](9),
-		Witness: filled[diagnose.Witness](100), Opinion: &trace.Opinion{}, Probe: new(report.Probe), Version: "v9", Incomplete: []string{"a", "b"},
+		Witness: filled[diagnose.Witness](100), Opinion: &trace.Opinion{}, Probe: new(report.Probe), Version: "v9", Incomplete: []string{"a", "b"}, Lost: []string{"c"},
 		Targets: []trace.Target{{
 			Backend: inventory.Backend{IP: tablestest.Coffee2IP, Port: 8080, Node: "node2", Pod: &inv.Pods[0]}, At: filled[resolve.Location](60),
 		}}, Marker: [8]byte{1, 2, 3, 4, 5, 6, 7, 8},

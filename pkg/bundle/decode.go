@@ -23,7 +23,7 @@ func decode(src source) (*Bundle, error) {
 	q := &m.Request
 	c := &trace.Case{
 		From: q.From, To: q.To, Flow: forward.Flow(q.Flow), Sent: diagnose.Sent(q.Sent), Probe: q.Probe,
-		Version: m.Podtrace, Incomplete: m.Incomplete,
+		Version: m.Podtrace, Incomplete: m.Incomplete, Lost: m.Lost,
 	}
 	c.Targets = q.Targets
 	copy(c.Marker[:], q.Marker)

@@ -10,9 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/report"
 	"github.com/podtrace/podtrace/pkg/resolve"
-	"github.com/podtrace/podtrace/pkg/tables"
 )
 
 // resolveOptions are the flags and arguments of podtrace resolve.
@@ -72,12 +72,16 @@ func locate(ctx context.Context, o *resolveOptions) (loc resolve.Location, err e
 	if err != nil {
 		return loc, err
 	}
-	sources, closeAll, err := resolve.Places(inv, e)
+	wants, err := resolve.Wants(inv, e)
 	if err != nil {
 		return loc, err
 	}
-	defer func() { err = errors.Join(err, closeAll()) }()
-	snap, err := tables.Read(ctx, sources)
+	edge := node.NewEdge(node.Direct())
+	defer func() { err = errors.Join(err, edge.Close()) }()
+	if err := edge.Open(ctx, wants); err != nil {
+		return loc, err
+	}
+	snap, err := edge.Read(ctx)
 	if err != nil {
 		return loc, err
 	}

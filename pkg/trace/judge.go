@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/podtrace/podtrace/pkg/capture"
@@ -45,6 +46,8 @@ type Case struct {
 	Opinion *Opinion
 	// Incomplete names what could not be read, beside what the snapshot says itself.
 	Incomplete []string
+	// Lost names nodes that were out of reach, or went out of it, and why: nothing of theirs is known.
+	Lost []string
 }
 
 // Observed is what the capture gave.
@@ -173,6 +176,7 @@ func Judge(c *Case) *report.Report {
 		Data: data(c, p, &path),
 	})
 	fs, v = withOther(c, fs, v)
+	v = withLost(c, v)
 	return assemble(c, p, in.Intent.Dst, path, fs, v)
 }
 
@@ -360,8 +364,16 @@ func translatedPorts(c *Case, p plan) (out []uint16) {
 	return out
 }
 
+// withLost takes a clean bill of health back where a node did not speak.
+func withLost(c *Case, v diagnose.Verdict) diagnose.Verdict {
+	if len(c.Lost) > 0 && v.Status == diagnose.Healthy {
+		v.Status, v.Summary = diagnose.Inconclusive, strings.Join(c.Lost, "; ")+"; as far as the others saw: "+v.Summary
+	}
+	return v
+}
+
 func incomplete(c *Case) []string {
-	out := append(slices.Clone(c.Incomplete), c.Witness.Missed...)
+	out := slices.Concat(c.Lost, c.Incomplete, c.Witness.Missed)
 	for _, n := range c.Snapshot.Netns {
 		for _, s := range n.Incomplete {
 			out = append(out, n.Node+" "+n.Name+": "+s)
