@@ -26,6 +26,7 @@ import (
 	"github.com/podtrace/podtrace/pkg/netns"
 	"github.com/podtrace/podtrace/pkg/report"
 	"github.com/podtrace/podtrace/pkg/resolve"
+	"github.com/podtrace/podtrace/pkg/safejson"
 	"github.com/podtrace/podtrace/pkg/tables"
 	"github.com/podtrace/podtrace/pkg/tables/tablestest"
 	"github.com/podtrace/podtrace/pkg/trace"
@@ -378,7 +379,7 @@ func TestHostile(t *testing.T) {
 		{"table is a list", with("tables/", func(e *entry) { e.data = []byte("[]") }), "cannot unmarshal array"},
 		{"table is null", with("tables/", func(e *entry) { e.data = []byte("null") }), "and the manifest says"},
 		{"many rows", with("tables/", func(e *entry) {
-			e.data = []byte(`{"links":[` + strings.Repeat("0,", maxElements) + "0]}")
+			e.data = []byte(`{"links":[` + strings.Repeat("0,", safejson.MaxElements) + "0]}")
 		}), "elements, at most"},
 		{"cluster", with(clusterName, func(e *entry) { e.data = []byte("kind: [") }), clusterName},
 		{"capture cut", with(captureName, func(e *entry) { e.data = e.data[:len(e.data)-10] }), "cut short"},

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -151,8 +152,8 @@ func (l *Local) Rules(_ context.Context, ns netns.ID) ([]netfilter.RuleCounter, 
 	return rs.Counters(), nil
 }
 
-// maxKept bounds the bytes of frames that one capture keeps.
-const maxKept = 512 << 20
+// defaultBudget bounds the bytes of frames that one capture keeps.
+const defaultBudget = 512 << 20
 
 // Capture arms taps.
 func (l *Local) Capture(ctx context.Context, cfg CaptureConfig) (Capture, error) {
@@ -160,7 +161,7 @@ func (l *Local) Capture(ctx context.Context, cfg CaptureConfig) (Capture, error)
 	defer l.mu.RUnlock()
 	c := &localCapture{}
 	full := capture.Config{
-		SnapLen: cfg.SnapLen, MaxFrames: frameBudget(cfg, maxKept),
+		SnapLen: cfg.SnapLen, MaxFrames: frameBudget(cfg),
 		OnFrame: func(capture.Frame) { c.last.Store(time.Now().UnixNano()) },
 	}
 	for _, t := range cfg.Taps {
@@ -179,14 +180,14 @@ func (l *Local) Capture(ctx context.Context, cfg CaptureConfig) (Capture, error)
 	return c, nil
 }
 
-// frameBudget is how many frames a tap may keep so that all taps together stay within bytes of memory.
-func frameBudget(cfg CaptureConfig, bytes int) int {
+// frameBudget is how many frames a tap may keep so that all taps together stay within the budget.
+func frameBudget(cfg CaptureConfig) int {
 	const overhead = 128 // of a capture.Frame beside its data
 	snap := cfg.SnapLen
 	if snap <= 0 {
 		snap = capture.DefaultSnapLen
 	}
-	return max(min(bytes/(snap+overhead)/max(len(cfg.Taps), 1), capture.DefaultMaxFrames), 64)
+	return max(min(cmp.Or(cfg.Budget, defaultBudget)/(snap+overhead)/max(len(cfg.Taps), 1), capture.DefaultMaxFrames), 64)
 }
 
 type localCapture struct {

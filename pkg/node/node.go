@@ -112,6 +112,7 @@ type Tap struct {
 type CaptureConfig struct {
 	Taps    []Tap `json:"taps"`
 	SnapLen int   `json:"snapLen,omitempty"` // bytes of a frame that are kept; 0: headers only
+	Budget  int   `json:"-"`                 // bytes of frames that are kept in all; 0: much
 }
 
 // Capture is a running capture.

@@ -50,7 +50,7 @@ func openPod(root, uid string) (int, *netns.Handle, error) {
 	if len(chosen) == 0 && len(procs) > 0 && !slices.ContainsFunc(procs, func(p podProc) bool { return p.netns != "" }) {
 		return 0, nil, &netns.PermissionError{Op: "read the namespaces of its processes", Capability: "CAP_SYS_PTRACE", Err: fs.ErrPermission}
 	}
-	var last error = ErrNoProcess
+	last := ErrNoProcess
 	for _, p := range chosen {
 		h, err := openProcess(p.pid)
 		if err != nil {

@@ -5,6 +5,7 @@ package trace
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -364,9 +365,12 @@ func translatedPorts(c *Case, p plan) (out []uint16) {
 	return out
 }
 
-// withLost takes a clean bill of health back where a node did not speak.
+// withLost takes a clean bill of health back where a node did not speak, and says why nothing can be said.
 func withLost(c *Case, v diagnose.Verdict) diagnose.Verdict {
-	if len(c.Lost) > 0 && v.Status == diagnose.Healthy {
+	if len(c.Lost) > 0 && (v.Status == diagnose.Healthy || v.Status == diagnose.Inconclusive) {
+		if v.Status == diagnose.Inconclusive && c.Sent.Answered > 0 && c.Sent.Answered == c.Sent.Sent {
+			v.Summary = fmt.Sprintf("all of %d probes were answered", c.Sent.Sent)
+		}
 		v.Status, v.Summary = diagnose.Inconclusive, strings.Join(c.Lost, "; ")+"; as far as the others saw: "+v.Summary
 	}
 	return v
