@@ -31,6 +31,8 @@ type Options struct {
 	Contrast    Contrast      // when to send further probes
 	// Dial reaches the nodes' kernels; nil: they are all namespaces of this machine.
 	Dial node.Dialer
+	// Notes are what is known of the endpoints beforehand, and not judged.
+	Notes []string
 	// Progress, if set, is told each step; it must not block.
 	Progress func(format string, args ...any)
 	Version  string
@@ -77,7 +79,7 @@ func start(ctx context.Context, o Options) (*session, error) {
 	if err := refuse(s.c.Source, s.c.Destination); err != nil {
 		return nil, err
 	}
-	s.c.Inventory, s.c.Version, s.c.Incomplete = o.Inventory, o.Version, s.far()
+	s.c.Inventory, s.c.Version, s.c.Incomplete = o.Inventory, o.Version, append(s.far(), o.Notes...)
 	o.say("resolving %s and %s", o.Source, o.Destination)
 	wants, err := resolve.Wants(o.Inventory, s.c.Source, s.c.Destination)
 	if err != nil {
