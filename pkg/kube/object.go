@@ -105,7 +105,7 @@ func (o *Options) podFor(run, node string) *corev1.Pod {
 // podName is a name for the agent of a node, no longer than a label may be. A long node name is cut and told apart by
 // a hash.
 func podName(run, node string) string {
-	const most = 40
+	const most = 32
 	short := strings.Trim(strings.ReplaceAll(node, ".", "-"), "-")
 	if len(short) > most || short != node {
 		sum := sha256.Sum256([]byte(node))

@@ -9,11 +9,11 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
 // streamer opens a session with the agent in a pod.
@@ -21,7 +21,7 @@ type streamer func(ctx context.Context, namespace, pod string) (io.ReadWriteClos
 
 // Exec opens sessions by exec, over a websocket, or over SPDY where the API server or a proxy on the way does not
 // speak that.
-func Exec(config *rest.Config, c kubernetes.Interface) streamer { //nolint:revive // whoever makes Agents need not name the type
+func Exec(config *rest.Config, c kubernetes.Interface) streamer {
 	return func(_ context.Context, namespace, pod string) (io.ReadWriteCloser, error) {
 		u := c.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("exec").
 			VersionedParams(&corev1.PodExecOptions{
