@@ -25,6 +25,7 @@ type manifest struct {
 	Capture     *recording  `json:"capture,omitempty"`
 	Sized       *sized      `json:"sized,omitempty"`
 	Incomplete  []string    `json:"incomplete,omitempty"`
+	Lost        []string    `json:"lost,omitempty"` // nodes that were out of reach
 }
 
 // request is what was asked and sent.

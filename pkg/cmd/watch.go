@@ -134,10 +134,11 @@ func (o *watchOptions) complete(c *cobra.Command, args []string) error {
 }
 
 func runWatch(ctx context.Context, o *watchOptions) error {
-	to, err := o.request(ctx)
+	to, done, err := o.request(ctx)
 	if err != nil {
 		return err
 	}
+	defer done()
 	to.Full, to.NoBPF, to.Contrast = o.Full, o.NoBPF, trace.ContrastNever
 	o.apply(&to)
 	watching, stop := ctx, context.CancelFunc(func() {})

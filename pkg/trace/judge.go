@@ -5,8 +5,10 @@ package trace
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/podtrace/podtrace/pkg/capture"
@@ -45,6 +47,8 @@ type Case struct {
 	Opinion *Opinion
 	// Incomplete names what could not be read, beside what the snapshot says itself.
 	Incomplete []string
+	// Lost names nodes that were out of reach, or went out of it, and why: nothing of theirs is known.
+	Lost []string
 }
 
 // Observed is what the capture gave.
@@ -174,6 +178,7 @@ func Judge(c *Case) *report.Report {
 		Rest: rest(c, p.model, in.Intent, &path),
 	})
 	fs, v = withOther(c, fs, v)
+	v = withLost(c, v)
 	return assemble(c, p, in.Intent.Dst, path, fs, v)
 }
 
@@ -426,8 +431,19 @@ func translatedPorts(c *Case, p plan) (out []uint16) {
 	return out
 }
 
+// withLost takes a clean bill of health back where a node did not speak, and says why nothing can be said.
+func withLost(c *Case, v diagnose.Verdict) diagnose.Verdict {
+	if len(c.Lost) > 0 && (v.Status == diagnose.Healthy || v.Status == diagnose.Inconclusive) {
+		if v.Status == diagnose.Inconclusive && c.Sent.Answered > 0 && c.Sent.Answered == c.Sent.Sent {
+			v.Summary = fmt.Sprintf("all of %d probes were answered", c.Sent.Sent)
+		}
+		v.Status, v.Summary = diagnose.Inconclusive, strings.Join(c.Lost, "; ")+"; as far as the others saw: "+v.Summary
+	}
+	return v
+}
+
 func incomplete(c *Case) []string {
-	out := append(slices.Clone(c.Incomplete), c.Witness.Missed...)
+	out := slices.Concat(c.Lost, c.Incomplete, c.Witness.Missed)
 	for _, n := range c.Snapshot.Netns {
 		for _, s := range n.Incomplete {
 			out = append(out, n.Node+" "+n.Name+": "+s)

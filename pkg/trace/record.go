@@ -11,7 +11,8 @@ import (
 	"github.com/podtrace/podtrace/pkg/decode"
 	"github.com/podtrace/podtrace/pkg/diagnose"
 	"github.com/podtrace/podtrace/pkg/forward"
-	"github.com/podtrace/podtrace/pkg/kdrop"
+	"github.com/podtrace/podtrace/pkg/netns"
+	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/recorder"
 	"github.com/podtrace/podtrace/pkg/report"
@@ -89,8 +90,8 @@ type taping struct {
 	history *recorder.History
 	watch   *recorder.Detector
 	notices chan recorder.Notice
-	drops   *kdrop.Watcher
-	before  []*counters.Snapshot
+	drops   *node.DropWatch
+	before  map[netns.ID]*counters.Snapshot
 	stats   []sample // of the last seconds
 }
 
@@ -106,7 +107,7 @@ func (rec *recording) session(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer s.close() //nolint:errcheck // descriptors that were only read
+	defer s.end()
 	t := &taping{recording: rec, st: &stage{session: s, c: &s.c, spec: probe.Spec{Proto: probe.None}}, notices: make(chan recorder.Notice, pending)}
 	if err := t.arm(ctx); err != nil {
 		return false, err
@@ -131,25 +132,25 @@ func (t *taping) arm(ctx context.Context) (err error) {
 		default: // as many as this are being looked at
 		}
 	})
-	cfg := capture.Config{Points: pts, Engine: t.o.Engine, Stream: true, OnFrame: func(f *capture.Frame) {
-		t.history.Add(f)
-		t.watch.Look(f)
-	}, OnRound: func() time.Duration {
-		if t.watch.Tick(time.Now()) {
-			return grace
-		}
-		return 0
-	}}
+	cfg := node.CaptureConfig{Taps: pts, Engine: t.o.Engine}
 	if t.o.Full {
 		cfg.SnapLen = fullSnapLen
 	}
 	t.o.say("arming %d taps", len(pts))
-	if t.ses, err = capture.Open(ctx, cfg); err != nil {
+	t.ses, err = st.edge.Stream(ctx, cfg, func(f *capture.Frame) {
+		t.history.Add(f)
+		t.watch.Look(f)
+	}, func() time.Duration {
+		if t.watch.Tick(time.Now()) {
+			return grace
+		}
+		return 0
+	})
+	if err != nil {
 		return err
 	}
-	t.ses.Start()
 	t.o.say("armed in %s, watching", t.ses.ArmDuration().Round(10*time.Microsecond))
-	t.drops, t.before = st.watchDrops(p), st.readCounters(ctx)
+	t.drops, t.before = st.watchDrops(ctx, p), st.edge.Counters(ctx)
 	return nil
 }
 
@@ -279,9 +280,10 @@ func (t *taping) examine(ctx context.Context, n recorder.Notice, end time.Time) 
 			return nil, err
 		}
 		missing = "the tables after the incident: " + err.Error()
-		s = &session{o: t.o, c: t.st.c.again(), sources: t.st.sources, close: func() error { return nil }}
+		s = &session{o: t.o, c: t.st.c.again(), edge: t.st.edge}
+	} else {
+		defer s.end()
 	}
-	defer s.close() //nolint:errcheck // descriptors that were only read
 	c := &s.c
 	if missing != "" {
 		c.Incomplete = append(c.Incomplete, missing)
@@ -295,26 +297,24 @@ func (t *taping) examine(ctx context.Context, n recorder.Notice, end time.Time) 
 	}
 	st := &stage{session: s, c: c, spec: probe.Spec{Proto: probe.None}}
 	p := newPlan(c)
-	c.Opinion = st.ask(p)
-	st.takeDrops(t.drops)
-	t.drops = st.renewDrops(t.drops, p)
-	after := st.readCounters(ctx)
-	if len(after) == len(t.before) {
-		st.takeCounters(t.before, after)
-	}
+	c.Opinion = st.ask(ctx, p)
+	st.takeDrops(ctx, t.drops)
+	t.drops = st.renewDrops(ctx, t.drops, p)
+	after := st.edge.Counters(ctx)
+	st.takeCounters(ctx, t.before, after)
 	t.before = after
-	st.takeNeighbours(p)
+	st.takeNeighbours(ctx, p)
 	return &Incident{Notice: n, Case: c, Report: Judge(c)}, nil
 }
 
 // renewDrops goes on to watch the kernel's drops.
-func (st *stage) renewDrops(old *kdrop.Watcher, p plan) *kdrop.Watcher {
+func (st *stage) renewDrops(ctx context.Context, old *node.DropWatch, p plan) *node.DropWatch {
 	if old == nil {
 		return nil
 	}
 	_ = old.Close() // what it saw has been taken
 	missed := st.c.Witness.Missed
-	w := st.watchDrops(p)
+	w := st.watchDrops(ctx, p)
 	st.c.Witness.Missed = missed
 	return w
 }
