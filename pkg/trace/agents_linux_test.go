@@ -117,7 +117,8 @@ func TestAgents(t *testing.T) {
 		{"forward-policy-drop", "node2", "udp:7", report.Broken, "forward-policy-drop"},
 		{"rp-filter-strict", "node2", "icmp", report.Broken, "rp-filter-strict"},
 		{"mtu-path-blackhole", "node1", "icmp", report.Degraded, "mtu-path-blackhole"},
-		{"pod-link-down", "node2", "icmp", report.Broken, "pod-link-down"},
+		// of faults that leave a neighbour unresolved, two runs find two states of its entry
+		{"vni-mismatch", "node2", "icmp", report.Broken, "vni-mismatch"},
 	} {
 		t.Run(c.fault+" "+c.probe, func(t *testing.T) {
 			if c.fault != "" {
