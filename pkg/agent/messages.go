@@ -144,10 +144,11 @@ type pointStats struct {
 	FreezeQueue uint64 `json:"freezeQueue,omitempty"`
 	Truncated   int    `json:"truncated,omitempty"`
 	Err         string `json:"err,omitempty"`
+	Flapped     bool   `json:"flapped,omitempty"`
 }
 
 func fromStats(s capture.PointStats) pointStats {
-	out := pointStats{ID: s.ID, Packets: s.Packets, Drops: s.Drops, Overflow: s.Overflow, After: s.After, FreezeQueue: s.FreezeQueue, Truncated: s.Truncated}
+	out := pointStats{ID: s.ID, Packets: s.Packets, Drops: s.Drops, Overflow: s.Overflow, After: s.After, FreezeQueue: s.FreezeQueue, Truncated: s.Truncated, Flapped: s.Flapped}
 	if s.Err != nil {
 		out.Err = s.Err.Error()
 	}
@@ -155,7 +156,7 @@ func fromStats(s capture.PointStats) pointStats {
 }
 
 func (s pointStats) stats() capture.PointStats {
-	out := capture.PointStats{ID: s.ID, Packets: s.Packets, Drops: s.Drops, Overflow: s.Overflow, After: s.After, FreezeQueue: s.FreezeQueue, Truncated: s.Truncated}
+	out := capture.PointStats{ID: s.ID, Packets: s.Packets, Drops: s.Drops, Overflow: s.Overflow, After: s.After, FreezeQueue: s.FreezeQueue, Truncated: s.Truncated, Flapped: s.Flapped}
 	if s.Err != "" {
 		out.Err = errors.New(s.Err)
 	}

@@ -151,11 +151,12 @@ type tracePoint struct {
 	Ifindex                               tables.Ifindex
 	Packets, Drops, Overflow, FreezeQueue uint64
 	StatsID, Truncated                    int
+	Flapped                               bool
 }
 
 func (p tracePoint) point(id int) trace.Point {
 	return trace.Point{ID: id, Netns: p.Netns, Node: p.Node, Name: p.Name, Interface: p.Interface, Ifindex: p.Ifindex, Stats: capture.PointStats{
-		ID: p.StatsID, Packets: p.Packets, Drops: p.Drops, Overflow: p.Overflow, FreezeQueue: p.FreezeQueue, Truncated: p.Truncated,
+		ID: p.StatsID, Packets: p.Packets, Drops: p.Drops, Overflow: p.Overflow, FreezeQueue: p.FreezeQueue, Truncated: p.Truncated, Flapped: p.Flapped,
 	}}
 }
 

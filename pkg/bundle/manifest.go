@@ -82,6 +82,7 @@ type point struct {
 	Truncated   int            `json:"truncated,omitempty"`
 	StatsID     int            `json:"statsID,omitempty"` // capture.PointStats.ID
 	Error       string         `json:"error,omitempty"`
+	Flapped     bool           `json:"flapped,omitempty"`
 }
 
 // sized is the trace of full-size packets.

@@ -161,6 +161,8 @@ type PointStats struct {
 	// Err says why the point did not see all the time: the interface was or went down or vanished
 	// (ENETDOWN). nil: it was armed throughout.
 	Err error
+	// Flapped says that the interface went down and is up again: the tap saw what passed before and after.
+	Flapped bool
 }
 
 // Result is the whole capture.

@@ -517,6 +517,9 @@ func (c *leg) lost() {
 	words := fmt.Sprintf("%d of %d packets seen at %s %s (%s), %d at %s %s (%s)",
 		last.Seen, c.Journeys, last.Node, last.Interface, last.Dir, next.Seen, next.Node, next.Interface, next.Dir)
 	said := c.kernelSaid(last, next)
+	if c.flapped(next.Since, i, words) {
+		return
+	}
 	if c.clashed(last, next, append(append([]string{"wire: " + words}, said...), c.counted(last, next)...), place(c.n, i, 0)-1) {
 		return
 	}
@@ -620,6 +623,25 @@ func healed(h *verify.Hop) []string {
 		return nil
 	}
 	return []string{fmt.Sprintf("it healed by itself: the first %d packets were lost, and all from %s on came through", h.Lost, h.Healed.Round(time.Millisecond))}
+}
+
+// flapped: packets were lost where an interface went down and came up again meanwhile.
+func (c *leg) flapped(last, next int, words string) bool {
+	for k := last; k <= next; k++ {
+		h := &c.Hops[k]
+		down := slices.ContainsFunc(c.in.Wire.Taps, func(t verify.Tap) bool { return t.Flapped && t.Netns == h.Netns && t.Ifindex == h.Ifindex })
+		if !down {
+			continue
+		}
+		f := Finding{
+			Cause: "link-flap", Leg: c.Name, Node: h.Node, Interface: h.Interface, Severity: Error, place: place(c.n, k, 0),
+			Summary:  fmt.Sprintf("%s %s went down and came up again while podtrace looked; packets were lost meanwhile", h.Node, h.Interface),
+			Evidence: append([]string{"wire: " + words}, healed(&c.Hops[next])...), Remedy: keep["link-flap"],
+		}
+		c.found = append(c.found, f)
+		return true
+	}
+	return false
 }
 
 // missing is the first hop after the last sighting that a tap would have shown; -1: none.

@@ -32,6 +32,7 @@ var keep = map[string]string{
 	"nat-port-race":            "give the translation more ports (masquerade --random-fully, without --to-ports); for DNS a cache on each node",
 	"ct-table-full":            "raise net.netfilter.nf_conntrack_max, and see who opens so many connections: conntrack -L | awk '{print $4}' | sort | uniq -c | sort -n",
 	"neigh-table-overflow":     "raise net.ipv4.neigh.default.gc_thresh1, 2 and 3 (net.ipv6 as well)",
+	"link-flap":                "see who takes the interface down (ip monitor link; NetworkManager, networkd, the driver's messages)",
 	"nodeport-no-masq":         "let kube-proxy write its rules anew (restart it; see its clusterCIDR): what comes from outside for another node's pod has to be masqueraded",
 	"etp-local-no-endpoint":    "send to a node that has an endpoint (mend the load balancer's health check), or set externalTrafficPolicy: Cluster",
 	"ct-stale-udp":             "the connection outlived its endpoint: kube-proxy should have deleted it",

@@ -301,7 +301,7 @@ func end(l resolve.Location, ip netip.Addr) verify.End {
 func wire(c *Case, p plan) *verify.Wire {
 	w := &verify.Wire{}
 	for _, pt := range c.Observed.Points {
-		t := verify.Tap{Point: pt.ID, Netns: pt.Netns, Ifindex: pt.Ifindex, Node: pt.Node, Name: pt.Interface, Drops: pt.Stats.Drops}
+		t := verify.Tap{Point: pt.ID, Netns: pt.Netns, Ifindex: pt.Ifindex, Node: pt.Node, Name: pt.Interface, Drops: pt.Stats.Drops, Flapped: pt.Stats.Flapped}
 		if pt.Stats.Err != nil {
 			t.Err = pt.Stats.Err.Error()
 		}

@@ -253,7 +253,7 @@ func Path(ctx context.Context, o Options) (*report.Report, error) {
 // judged, and the trace is not what was asked for.
 func (s *session) vanished() error {
 	for _, p := range s.c.Observed.Points {
-		if p.Stats.Err != nil && !s.edge.IsLost(p.Node) {
+		if p.Stats.Err != nil && !p.Stats.Flapped && !s.edge.IsLost(p.Node) {
 			return &Error{
 				Msg:  fmt.Sprintf("interface %q in %s of node %q went away during the capture: %v", p.Interface, p.Name, p.Node, p.Stats.Err),
 				hint: "run it again; \"ip monitor link\" on the node shows who takes the interface down",

@@ -125,6 +125,7 @@ type Tap struct {
 	Name    string // interface
 	Drops   uint64
 	Err     string
+	Flapped bool // the interface went down and came up again
 }
 
 // Input is all that verify compares.
@@ -472,6 +473,8 @@ func (h *Hop) settle(watched, seenLater bool, journeys int, taps tapIndex) {
 		h.State, h.Note = Unobserved, h.Hidden
 	case !tapped:
 		h.State, h.Note, h.untapped = Unobserved, "no tap here", true
+	case t.Flapped:
+		h.State, h.Note = Unobserved, "the interface went down and came up again: packets may have passed meanwhile, or have been lost here"
 	case t.Err != "":
 		h.State, h.Note = Unobserved, "the tap here ended early: "+t.Err
 	case t.Drops > 0:
