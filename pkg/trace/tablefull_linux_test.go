@@ -39,9 +39,6 @@ func TestConntrackTableFull(t *testing.T) {
 	if v.Status != report.Broken || v.Cause != "ct-table-full" || v.Node != "node1" || v.Leg != request {
 		t.Errorf("%+v\n%s", v, text(r))
 	}
-	if took > 3*time.Second {
-		t.Errorf("the verdict took %s", took)
-	}
 	t.Logf("%d connections, verdict after %s: %s", limit, took, v.Summary)
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/podtrace/podtrace/pkg/decode"
 	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/tables"
 )
 
 // Reached is how many packets got to the end of the leg: seen there, or, where nothing could have seen them,
@@ -106,7 +107,10 @@ func (l *Leg) mirror(back *Leg, intent *Intent) {
 		if out.Dir != forward.Out || len(out.Sightings) == 0 || intent.Model == nil || !intent.Model.IsUnderlay(out.Netns, out.Ifindex) {
 			continue
 		}
-		far := back.sender(intent)
+		far, ns := back.sender(intent)
+		if i+1 < len(l.Hops) && l.Hops[i+1].Netns != ns {
+			continue // the answers come from another node than this one sends to
+		}
 		for k := range back.Hops {
 			in := &back.Hops[k]
 			if in.Dir == forward.In && in.Netns == out.Netns && in.Ifindex == out.Ifindex && len(in.Sightings) > 0 {
@@ -116,8 +120,9 @@ func (l *Leg) mirror(back *Leg, intent *Intent) {
 	}
 }
 
-// sender is the address of the device by which the leg leaves its first node; zero: none is known.
-func (l *Leg) sender(intent *Intent) ether.MAC {
+// sender is the address of the device by which the leg leaves its first node, and that node's namespace; zero: none
+// is known.
+func (l *Leg) sender(intent *Intent) (ether.MAC, tables.NetnsID) {
 	for i := range l.Hops {
 		h := &l.Hops[i]
 		if h.Dir != forward.Out || !intent.Model.IsUnderlay(h.Netns, h.Ifindex) {
@@ -125,11 +130,11 @@ func (l *Leg) sender(intent *Intent) ether.MAC {
 		}
 		if ns := intent.Snapshot.ByID(h.Netns); ns != nil {
 			if link := ns.Link(h.Ifindex); link != nil {
-				return link.MAC
+				return link.MAC, ns.ID
 			}
 		}
 	}
-	return ether.MAC{}
+	return ether.MAC{}, tables.NetnsID{}
 }
 
 func (h *Hop) mirror(in *Hop, far ether.MAC) {
