@@ -110,6 +110,14 @@ func up(t *testing.T, cfg config) *world {
 	for _, p := range w.pods {
 		w.addPod(p)
 	}
+	if cfg.dual {
+		for _, name := range w.places() {
+			w.await("duplicate address detection on "+name, func() bool {
+				out, err := sh(fmt.Sprintf("ip -n real-%s -6 addr show tentative", name))
+				return err == nil && out == ""
+			})
+		}
+	}
 	w.writeInventory()
 	return w
 }
@@ -176,11 +184,11 @@ func (w *world) addMachine(n *node) {
 	w.sh(`ip -n %[1]s addr add %[2]s/24 brd + noprefixroute dev %[3]s
 	      ip -n %[1]s route add %[4]s dev %[3]s proto kernel scope link src %[2]s metric 100
 	      ip -n %[1]s route add default via %[5]s dev %[3]s proto static metric 100
-	      ip -n %[1]s link add docker0 type bridge
+	      ip -n %[1]s link add docker0 address %[6]s type bridge
 	      ip -n %[1]s addr add 172.17.0.1/16 brd + dev docker0
 	      ip -n %[1]s link set docker0 up
 	      ip netns exec %[1]s iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE`,
-		n.ns, n.ip, n.uplink, n.lan, n.gateway)
+		n.ns, n.ip, n.uplink, n.lan, n.gateway, "02:42:ac:11:00:0"+n.name[len("node"):])
 	if w.cfg.dual {
 		w.sh("ip -n %[1]s addr add %[2]s/64 dev %[3]s nodad; ip -n %[1]s route add default via fd00:10:1:11::1 dev %[3]s", n.ns, n.ip6, n.uplink)
 	}
