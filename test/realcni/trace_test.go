@@ -21,6 +21,7 @@ type report struct {
 		}
 	}
 	Findings []struct{ Cause, Node, Severity, Summary string }
+	Kernel   struct{ Differs []struct{ Node, Tables, Kernel string } }
 	Verdict  struct {
 		Status, Cause, Leg, Node, Interface, Summary string
 	}
@@ -69,6 +70,9 @@ func (w *world) wellTo(target, probe, datapath string) {
 	r, text, status := w.path("coffee-1", target, "--probe", probe)
 	if status != 0 || r.Verdict.Status != "healthy" {
 		w.t.Errorf("status %d, %+v\n%+v\n%s", status, r.Verdict, r.Findings, w.asText("coffee-1", target, "--probe", probe))
+	}
+	if len(r.Kernel.Differs) > 0 {
+		w.t.Errorf("the kernel says otherwise: %+v", r.Kernel.Differs)
 	}
 	if r.Datapath != datapath {
 		w.t.Errorf("datapath %q, want %q", r.Datapath, datapath)
