@@ -71,11 +71,17 @@ func texts[T interface{ String() string }](list []T) (out []string) {
 	return out
 }
 
+// pluginKeys are annotations by which a network plugin is known, of which no other value is read.
+var pluginKeys = map[string]string{"calico": "projectcalico.org/podtrace", "cilium": "network.cilium.io/podtrace"}
+
 func nodeObject(n *Node) *corev1.Node {
 	o := &corev1.Node{TypeMeta: typed("v1", "Node"), ObjectMeta: metav1.ObjectMeta{Name: n.Name}}
 	a := &o.Annotations
 	setPlace(a, n.Place)
 	set(a, AnnotationVia, n.Via)
+	if key := pluginKeys[n.Plugin]; key != "" {
+		set(a, key, "true") // that it is there tells the plugin; what it says is written as flannel's below
+	}
 	l := n.Flannel
 	set(a, FlannelBackendType, l.BackendType)
 	set(a, FlannelPublicIP, text(l.PublicIP))

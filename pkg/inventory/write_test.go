@@ -27,6 +27,8 @@ func TestMarshalParses(t *testing.T) {
 			},
 			{Name: "node2", Place: Place{PID: 42}},
 			{Name: "node3", Flannel: Lease{BackendType: "host-gw", PublicIP: ip("10.1.11.93")}, Ready: true},
+			{Name: "node4", Flannel: Lease{BackendType: "vxlan", PublicIP: ip("10.1.11.94")}, Plugin: "calico", Ready: true},
+			{Name: "node5", Plugin: "cilium", Ready: true},
 		},
 		Pods: []Pod{
 			{

@@ -21,8 +21,10 @@ type report struct {
 		}
 	}
 	Findings []struct{ Cause, Node, Severity, Summary string }
-	Kernel   struct{ Differs []struct{ Node, Tables, Kernel string } }
-	Verdict  struct {
+	Kernel   struct {
+		Differs []struct{ Node, Tables, Kernel string }
+	}
+	Verdict struct {
 		Status, Cause, Leg, Node, Interface, Summary string
 	}
 }
