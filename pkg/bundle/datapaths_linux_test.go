@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"path/filepath"
@@ -22,41 +23,33 @@ func TestRecordDatapaths(t *testing.T) {
 		t.Skip("only with -record")
 	}
 	for _, d := range []struct {
+		name     string // empty: the datapath's
 		spec     lab.Spec
 		from, to string
 		fault    string
 		faultTo  string // of the trace with the fault; empty: to
 	}{
-		{lab.Spec{}, "coffee-1", "coffee-2", "neigh-missing", ""},
-		{lab.Spec{Datapath: lab.FlannelHostGW}, "coffee-1", "coffee-2", "nexthop-stale", ""},
-		{lab.Spec{Datapath: lab.FlannelDirectRouting}, "coffee-1", "coffee-2", "src-dst-check", ""},
-		{lab.Spec{Datapath: lab.FlannelUDP}, "coffee-1", "coffee-2", "underlay-route-missing", ""},
-		{lab.Spec{Datapath: lab.FlannelDual}, "coffee-1", "fd44:0:0:2::28", "v6-overlay-missing", ""},
-		{lab.Spec{Datapath: lab.FlannelV6}, "coffee-1", "coffee-2", "v6-forward-off", ""},
-		{lab.Spec{Datapath: lab.FlannelNAT}, "coffee-1", "coffee-2", "vtep-mac-changed", ""},
-		{lab.Spec{Datapath: lab.CalicoVXLAN}, "coffee-1", "coffee-2", "proxy-arp-off", ""},
-		{lab.Spec{Datapath: lab.CiliumENI}, "coffee-1", "coffee-2", "tc-bpf-drop", ""},
-		{lab.Spec{Services: lab.ServicesIPTables}, "coffee-1", "svc/coffee:80", "dnat-dead-endpoint", "svc/tea:80"},
-		{lab.Spec{Services: lab.ServicesNFTables}, "coffee-1", "svc/coffee:80", "bridge-nf-off", "svc/tea:80"},
+		{"", lab.Spec{}, "coffee-1", "coffee-2", "neigh-missing", ""},
+		{"", lab.Spec{Datapath: lab.FlannelHostGW}, "coffee-1", "coffee-2", "nexthop-stale", ""},
+		{"", lab.Spec{Datapath: lab.FlannelDirectRouting}, "coffee-1", "coffee-2", "src-dst-check", ""},
+		{"", lab.Spec{Datapath: lab.FlannelUDP}, "coffee-1", "coffee-2", "underlay-route-missing", ""},
+		{"", lab.Spec{Datapath: lab.FlannelDual}, "coffee-1", "fd44:0:0:2::28", "v6-overlay-missing", ""},
+		{"", lab.Spec{Datapath: lab.FlannelV6}, "coffee-1", "coffee-2", "v6-forward-off", ""},
+		{"", lab.Spec{Datapath: lab.FlannelNAT}, "coffee-1", "coffee-2", "vtep-mac-changed", ""},
+		{"", lab.Spec{Datapath: lab.CalicoVXLAN}, "coffee-1", "coffee-2", "proxy-arp-off", ""},
+		{"", lab.Spec{Datapath: lab.CiliumENI}, "coffee-1", "coffee-2", "tc-bpf-drop", ""},
+		{"services-iptables", lab.Spec{Services: lab.ServicesIPTables}, "coffee-1", "svc/coffee:80", "dnat-dead-endpoint", "svc/tea:80"},
+		{"services-nftables", lab.Spec{Services: lab.ServicesNFTables}, "coffee-1", "svc/coffee:80", "bridge-nf-off", "svc/tea:80"},
+		{"services-client", lab.Spec{Services: lab.ServicesIPTables}, "10.1.11.35", "node/node1:32604", "etp-local-no-endpoint", ""},
 	} {
-		name := d.spec.Datapath
-		switch {
-		case d.spec.Services != "":
-			name = "services-" + d.spec.Services
-		case name == "":
-			name = lab.FlannelVXLAN
-		}
+		name := cmp.Or(d.name, d.spec.Datapath, lab.FlannelVXLAN)
 		t.Run(name, func(t *testing.T) {
 			inv := upSpec(t, d.spec)
 			recordTo(t, inv, name, d.from, d.to)
 			if err := lab.Break(t.Context(), labOptions(), d.fault, ""); err != nil {
 				t.Fatal(err)
 			}
-			to := d.to
-			if d.faultTo != "" {
-				to = d.faultTo
-			}
-			if r := recordTo(t, inv, name, d.from, to); r.Verdict.Cause != d.fault {
+			if r := recordTo(t, inv, name, d.from, cmp.Or(d.faultTo, d.to)); r.Verdict.Cause != d.fault {
 				t.Errorf("%s %s, want %s", r.Verdict.Status, r.Verdict.Cause, d.fault)
 			}
 		})
@@ -67,7 +60,7 @@ func TestRecordDatapaths(t *testing.T) {
 func recordTo(t *testing.T, inv *inventory.Inventory, name, from, to string) *report.Report {
 	t.Helper()
 	spec := probe.Spec{Proto: probe.ICMP}
-	if strings.HasPrefix(to, "svc/") {
+	if strings.HasPrefix(to, "svc/") || strings.HasPrefix(to, "node/") {
 		spec.Proto = probe.TCP
 	}
 	c, err := trace.Gather(t.Context(), trace.Options{
@@ -89,9 +82,7 @@ func recordTo(t *testing.T, inv *inventory.Inventory, name, from, to string) *re
 	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
-	if err := Write(path, &Bundle{Case: c, Report: r}); err != nil {
-		t.Fatal(err)
-	}
+	again(t, path, c, r)
 	return r
 }
 
