@@ -93,7 +93,7 @@ healthy: ## HEALTHY_RUNS (1000) healthy paths over all datapaths, half of them u
 
 .PHONY: realcni
 realcni: ## pods of real flanneld and CNI plugins, healthy and broken, and the lab held against them (as root)
-	@hack/realcni -v | grep -v -e '=== RUN' -e '=== NAME'
+	@set -o pipefail; hack/realcni -v | grep -v -e '=== RUN' -e '=== NAME'
 
 .PHONY: bench-offline
 bench-offline: ## flows of large capture files: speed and memory against tcpdump's, answers against the truth

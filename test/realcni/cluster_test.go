@@ -311,26 +311,6 @@ func (n *node) leaseKey(dual bool) string {
 	return key
 }
 
-func (w *world) pod(name string) *pod {
-	for _, p := range w.pods {
-		if p.name == name {
-			return p
-		}
-	}
-	w.t.Fatalf("no pod %q", name)
-	return nil
-}
-
-func (w *world) node(name string) *node {
-	for _, n := range w.nodes {
-		if n.name == name {
-			return n
-		}
-	}
-	w.t.Fatalf("no node %q", name)
-	return nil
-}
-
 // cniConf is the network list of kube-flannel's cni-conf.json, for a plugin that is run by itself. portmap, which the list
 // has too, does nothing for pods without host ports.
 func (w *world) cniConf(p *pod) []byte {

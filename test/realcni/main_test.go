@@ -56,8 +56,7 @@ func outside() int {
 		}
 		return 0
 	}
-	env, remove, err := build()
-	defer remove()
+	env, err := build()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "realcni:", err)
 		return 1
@@ -70,8 +69,7 @@ func outside() int {
 	}
 	// The signal is sent when the thread that made the process ends: this one is main's and ends last.
 	err = cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return max(exit.ExitCode(), 1)
 	}
 	if err != nil {
@@ -104,28 +102,25 @@ func lacking() []string {
 }
 
 // build builds podtrace from the repository, and flanneld and the flannel plugin from their modules.
-func build() (env []string, remove func(), err error) {
-	remove = func() {}
-	dir, err := os.MkdirTemp("", "realcni-")
+func build() (env []string, err error) {
+	podtrace, err := filepath.Abs("../../bin/realcni/podtrace")
 	if err != nil {
-		return nil, remove, err
+		return nil, err
 	}
-	remove = func() { _ = os.RemoveAll(dir) }
-	podtrace := filepath.Join(dir, "podtrace")
 	cmd := exec.Command("go", "build", "-C", "../..", "-trimpath", "-o", podtrace, "./cmd/podtrace")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, remove, fmt.Errorf("build podtrace: %w\n%s", err, out)
+		return nil, fmt.Errorf("build podtrace: %w\n%s", err, out)
 	}
 	flanneld, err := tool(".", "github.com/flannel-io/flannel")
 	if err != nil {
-		return nil, remove, err
+		return nil, err
 	}
 	plugin, err := tool("plugin", "github.com/containernetworking/plugins/plugins/meta/flannel")
 	if err != nil {
-		return nil, remove, err
+		return nil, err
 	}
-	return []string{envPodtrace + "=" + podtrace, envFlanneld + "=" + flanneld, envPlugin + "=" + plugin}, remove, nil
+	return []string{envPodtrace + "=" + podtrace, envFlanneld + "=" + flanneld, envPlugin + "=" + plugin}, nil
 }
 
 // tool builds a tool of the module in dir and gives its path in Go's build cache.
@@ -157,7 +152,8 @@ func furnish() error {
 			return fmt.Errorf("mount %s: %w", dir, err)
 		}
 	}
-	if err := os.Mkdir("/run/netns", 0o755); err != nil {
+	const tmp = "/run/tmp" // not /tmp itself: the test binary is there
+	if err := errors.Join(os.Mkdir("/run/netns", 0o755), os.Mkdir(tmp, 0o755), os.Setenv("TMPDIR", tmp)); err != nil {
 		return err
 	}
 	_, err := sh("ip link set lo up")
