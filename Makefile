@@ -91,6 +91,10 @@ faults: ## every fault of every lab: the tables of verdicts
 healthy: ## HEALTHY_RUNS (1000) healthy paths over all datapaths, half of them under load: no finding
 	HEALTHY_RUNS=$(HEALTHY_RUNS) $(GO) test ./pkg/trace -run TestHealthyRuns -v -timeout 60m
 
+.PHONY: realcni
+realcni: ## pods of real flanneld and CNI plugins, healthy and broken, and the lab held against them (as root)
+	@set -o pipefail; hack/realcni -v | grep -v -e '=== RUN' -e '=== NAME'
+
 .PHONY: bench-offline
 bench-offline: ## flows of large capture files: speed and memory against tcpdump's, answers against the truth
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/gencap ./hack/gencap

@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 func labOptions() lab.Options {
 	exe, _ := os.Executable()
 	prefix := os.Getenv(serveEnv)
+	if prefix == "" && *record {
+		prefix = "podtrace-bt-" // what is kept has the same names each time
+	}
 	if prefix == "" { // another for each checkout: they may be tested at the same time
 		dir, _ := os.Getwd()
 		prefix = fmt.Sprintf("podtrace-b%04x-", crc32.ChecksumIEEE([]byte(dir))&0xffff)
@@ -48,30 +51,10 @@ func labOptions() lab.Options {
 	return lab.Options{Prefix: prefix, StateDir: filepath.Join(os.TempDir(), prefix+"bundle-test"), Server: []string{exe}}
 }
 
-// up brings the lab up and takes it down when the test ends.
+// up brings the default lab up.
 func up(t *testing.T) *inventory.Inventory {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("the lab needs root, and CI must not skip it")
-		}
-		t.Skip("the lab needs root")
-	}
-	t.Setenv(serveEnv, labOptions().Prefix)
-	o := labOptions()
-	if err := lab.Up(context.Background(), o); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := lab.Down(context.Background(), o); err != nil {
-			t.Error(err)
-		}
-	})
-	inv, err := inventory.ReadFile(o.InventoryPath())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return inv
+	return upLab(t, labOptions())
 }
 
 // live are the traces that are recorded: of a fault of the lab, on a node, and the cause that is found.

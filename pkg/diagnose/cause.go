@@ -741,6 +741,8 @@ func (c *leg) nameNetfilter(d *forward.Drop) (cause, summary string) {
 		summary = fmt.Sprintf("%s: netfilter %s: %s", d.Node, s.Note, s.Entry)
 	}
 	switch {
+	case r.Hook == netfilter.HookInput && c.encapsulated() && c.Hops[c.expected()-1].Frame.Outer.Bare:
+		return "netfilter-drop", fmt.Sprintf("%s: the firewall's input chain drops the tunnel's UDP packet: %s", d.Node, s.Entry)
 	case r.Hook == netfilter.HookInput && c.encapsulated():
 		return "vxlan-port-input-drop", fmt.Sprintf("%s: the firewall's input chain drops the VXLAN packet: %s", d.Node, s.Entry)
 	case r.Family == netfilter.FamilyARP || r.Family == netfilter.FamilyBridge || r.Family == netfilter.FamilyNetdev:

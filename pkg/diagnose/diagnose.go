@@ -672,8 +672,27 @@ func (c *leg) explainLoss(f *Finding, last, next *verify.Hop) {
 		f.Evidence = append(f.Evidence, fmt.Sprintf("it left %s and did not reach %s: the network between the nodes", last.Node, next.Node))
 		f.Summary = fmt.Sprintf("%slost between the nodes: %s %s sends it, %s %s does not receive it", share(next.Lost, c.Journeys), last.Node, last.Interface, next.Node, next.Interface)
 		f.Remedy = c.remedy(f.Cause, nil, nil)
+	} else if s := c.carrier(next); s != nil {
+		f.Summary = fmt.Sprintf("%slost between %s %s and %s %s, where a process carries it: %s",
+			share(next.Lost, c.Journeys), last.Node, last.Interface, next.Node, next.Interface, s.Note)
+		f.Evidence = append(f.Evidence, stepEvidence(s)...)
+		f.Remedy = "see whether the process runs (it may hang or be stopped), and restart it"
 	}
 	f.Evidence = append(f.Evidence, c.Forward.Notes...)
+}
+
+// carrier is the step through a process between a hop and the one that its losses count from; nil: there is none.
+func (c *leg) carrier(next *verify.Hop) *forward.Step {
+	for i := next.Since + 1; i < len(c.Hops); i++ {
+		h := &c.Hops[i]
+		if at := slices.IndexFunc(h.Steps, func(s forward.Step) bool { return s.Kind == forward.StepProxy }); at >= 0 {
+			return &h.Steps[at]
+		}
+		if h == next {
+			break
+		}
+	}
+	return nil
 }
 
 // dedup joins findings that name the same cause at the same place: the first keeps its place, unless the
