@@ -68,7 +68,7 @@ healthy: ## HEALTHY_RUNS (1000) healthy paths over all datapaths, half of them u
 	HEALTHY_RUNS=$(HEALTHY_RUNS) $(GO) test ./pkg/trace -run TestHealthyRuns -v -timeout 60m
 
 .PHONY: bench-offline
-bench-offline: ## flows of large capture files: speed and memory against tcpdump's, answers against the truth
+bench-offline: build ## flows of large capture files: speed and memory against tcpdump's, answers against the truth
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/gencap ./hack/gencap
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/benchoffline ./hack/benchoffline
 	bin/benchoffline -gencap bin/gencap
