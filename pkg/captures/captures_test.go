@@ -2,6 +2,7 @@ package captures
 
 import (
 	"bytes"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -106,5 +107,63 @@ func TestSetAside(t *testing.T) {
 	}
 	if _, err := Judge(t.Context(), here[:1], "test"); err == nil {
 		t.Error("one capture is compared with nothing")
+	}
+}
+
+// TestDrops: what the kernel dropped for a capture is not called lost.
+func TestDrops(t *testing.T) {
+	sources := generated(t, flowstest.Config{Packets: 2000, Flows: 6, Seed: 10, Loss: 0.02, PcapNG: true})
+	before, err := Judge(t.Context(), sources, "test")
+	if err != nil || before.Verdict.Lost == 0 {
+		t.Fatalf("%+v %v", before, err)
+	}
+	for _, s := range sources { // an interface statistics block with isb_ifdrop, little-endian as the file
+		block := []byte{5, 0, 0, 0, 40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 8, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 40, 0, 0, 0}
+		f, err := os.OpenFile(s.Path, os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Write(block); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	r, err := Judge(t.Context(), sources, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Verdict.Lost != 0 || r.Verdict.Ambiguous == 0 || r.Verdict.Status != report.Inconclusive || r.Points[3].Drops != 4096 {
+		t.Errorf("%+v %+v", r.Verdict, r.Points[3])
+	}
+	var b bytes.Buffer
+	if err := Write(&b, r, report.FormatText, report.Options{}); err != nil || !strings.Contains(b.String(), "4096 lost by the capture") ||
+		!strings.Contains(b.String(), "the kernel dropped 4096 packets for the capture hop3") {
+		t.Errorf("%v\n%s", err, b.String())
+	}
+}
+
+// TestDamage: a file that is cut short is used up to there, and the place is named.
+func TestDamage(t *testing.T) {
+	sources := generated(t, flowstest.Config{Packets: 2000, Flows: 6, Seed: 11})
+	fi, err := os.Stat(sources[0].Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(sources[0].Path, fi.Size()/2); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Judge(t.Context(), sources, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Damage) != 1 || !strings.Contains(r.Damage[0], sources[0].Path) || !strings.Contains(r.Damage[0], "cut short") {
+		t.Errorf("%q", r.Damage)
+	}
+	if r.Verdict.Lost != 0 || r.Verdict.Complete < 700 {
+		t.Errorf("%+v", r.Verdict)
+	}
+	var b bytes.Buffer
+	if err := Write(&b, r, report.FormatText, report.Options{}); err != nil || !strings.Contains(b.String(), "damaged at byte ") {
+		t.Errorf("%v\n%s", err, b.String())
 	}
 }
