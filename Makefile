@@ -96,7 +96,7 @@ realcni: ## pods of real flanneld and CNI plugins, healthy and broken, and the l
 	@set -o pipefail; hack/realcni -v | grep -v -e '=== RUN' -e '=== NAME'
 
 .PHONY: bench-offline
-bench-offline: ## flows of large capture files: speed and memory against tcpdump's, answers against the truth
+bench-offline: build ## flows of large capture files: speed and memory against tcpdump's, answers against the truth
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/gencap ./hack/gencap
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/benchoffline ./hack/benchoffline
 	bin/benchoffline -gencap bin/gencap

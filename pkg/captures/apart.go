@@ -11,7 +11,7 @@ import (
 )
 
 // sampled is how many packets of a point are looked at for the addresses that it shares with others.
-const sampled = 2000
+const sampled = 300
 
 // apart tells the points of one path from those that show nothing of it: captures belong together that have an address
 // in common, of the traffic itself. The largest group is the path; without one of two points, all are.

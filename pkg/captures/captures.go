@@ -65,6 +65,16 @@ func (e *fewError) Hint() string {
 	return "name the captures of two points or more of one path, or a capture beside its listings: podtrace analyze --help"
 }
 
+// manyError says that there is too much to compare.
+type manyError struct{ points int }
+
+func (e *manyError) Error() string {
+	return fmt.Sprintf("%d capture points, of files and their interfaces: at most %d can be compared", e.points, flows.MaxPoints)
+}
+
+// Hint says what to do.
+func (e *manyError) Hint() string { return "name the captures of fewer points of one path" }
+
 // Judge compares the files, in whatever order they come.
 func Judge(ctx context.Context, sources []Source, version string) (*Report, error) {
 	points, notes, err := pointsOf(sources)
@@ -74,9 +84,12 @@ func Judge(ctx context.Context, sources []Source, version string) (*Report, erro
 	if len(points) < 2 {
 		return nil, &fewError{sources[0].Path}
 	}
+	if len(points) > 4*flows.MaxPoints {
+		return nil, &manyError{len(points)}
+	}
 	points, others := apart(points)
 	if len(points) > flows.MaxPoints {
-		return nil, fmt.Errorf("%d capture points, of files and their interfaces: at most %d can be compared: name fewer, or filter with tcpdump -i", len(points), flows.MaxPoints)
+		return nil, &manyError{len(points)}
 	}
 	res, err := flows.Run(ctx, flows.Config{Points: points, FindOrder: true})
 	if err != nil {
@@ -120,6 +133,7 @@ func pointsOf(sources []Source) (out []flows.Point, notes []string, err error) {
 		case len(c.interfaces) == 1:
 			out = append(out, flows.Point{Name: s.Name, Path: s.Path})
 		default:
+			before := len(out)
 			for i, f := range c.interfaces {
 				if c.packets[i] == 0 && f.Drops() == 0 {
 					continue // described, and never heard of again
@@ -129,6 +143,9 @@ func pointsOf(sources []Source) (out []flows.Point, notes []string, err error) {
 					name = fmt.Sprint("interface ", i+1)
 				}
 				out = append(out, flows.Point{Name: s.Name + " " + name, Path: s.Path, Interface: i + 1})
+			}
+			if len(out) == before { // no packet at all
+				out = append(out, flows.Point{Name: s.Name, Path: s.Path})
 			}
 		}
 		if c.cooked {

@@ -120,10 +120,14 @@ func (o *analyzeOptions) complete(c *cobra.Command, args []string) error {
 	}
 	var missing error
 	for _, a := range args {
-		if _, err := os.Stat(a); err == nil {
-			o.Inputs = append(o.Inputs, a)
-		} else {
+		fi, err := os.Stat(a)
+		switch {
+		case err != nil:
 			o.Ends, missing = append(o.Ends, a), err
+		case !fi.IsDir() && !fi.Mode().IsRegular():
+			return hinted{fmt.Errorf("%q is neither a file nor a folder: what comes out of a pipe or a device can be read only once", a), "write it into a file first"}
+		default:
+			o.Inputs = append(o.Inputs, a)
 		}
 	}
 	switch {

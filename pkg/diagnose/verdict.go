@@ -122,6 +122,10 @@ func whyInconclusive(in Input) string {
 		return "no packet was seen at any point, not even at its sender" + errorWords(in.Sent.Errors)
 	case noReply(in) && req.Arrived > 0:
 		return "the request arrived at the far end, and nothing was sent back: the tables can't say why" + errorWords(in.Sent.Errors)
+	case in.Sent.Watching && req.Last >= 0:
+		h := &req.Hops[req.Last]
+		return fmt.Sprintf("%d packets were seen up to %s %s, and what becomes of them further on nobody captured; %d came back",
+			req.Journeys, h.Node, h.Interface, rep.Journeys)
 	default:
 		return "the packet was lost where no tap could see it" + errorWords(in.Sent.Errors)
 	}

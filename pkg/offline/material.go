@@ -12,8 +12,11 @@ import (
 	"github.com/podtrace/podtrace/pkg/pcapfile"
 )
 
-// maxFiles bounds a folder that was named by mistake.
-const maxFiles = 10_000
+// Bounds of what is read, for a folder that was named by mistake: files, and bytes of listings.
+const (
+	maxFiles = 10_000
+	maxText  = 256 << 20
+)
 
 // Source is one capture file and its place.
 type Source struct {
@@ -25,6 +28,18 @@ type Source struct {
 type Material struct {
 	Listings []listing.Input
 	Captures []Source
+	text     int // bytes of listings
+}
+
+// listing takes the text of a listing.
+func (m *Material) listing(in ...listing.Input) error {
+	for _, i := range in {
+		if m.text += len(i.Text); m.text > maxText {
+			return fmt.Errorf("%q: more than %d MiB of listings", i.File, maxText>>20)
+		}
+		m.Listings = append(m.Listings, i)
+	}
+	return nil
 }
 
 // IsCapture reports whether a file is a capture.
@@ -116,7 +131,9 @@ func (m *Material) plan(p *Plan) error {
 		for i := range in {
 			in[i].Node, in[i].Netns, in[i].Command = x.Node, x.Pod, x.Command
 		}
-		m.Listings = append(m.Listings, in...)
+		if err := m.listing(in...); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -149,8 +166,7 @@ func (m *Material) file(path, rel string) error {
 			in[i].Node, in[i].Netns = dirs[0], dirs[1]+"/"+dirs[2]
 		}
 	}
-	m.Listings = append(m.Listings, in...)
-	return nil
+	return m.listing(in...)
 }
 
 // stem takes the endings of a capture's name off, and no others: interfaces have dots in their names.

@@ -147,17 +147,38 @@ func concerns(c *trace.Case) func(data []byte) bool {
 	}
 }
 
-// mostUnread is how many lines that were not understood are quoted.
-const mostUnread = 5
+// How many lines that were not understood are quoted, and how many notes.
+const mostUnread, mostNotes = 5, 20
 
-// unread says what of the listings could not be used.
+// unread says what of the listings could not be used: lines, whole files of prose, and what contradicts itself.
 func unread(l *listing.Listing) (out []string) {
-	for i, n := range l.NotUnderstood {
-		if i == mostUnread {
-			out = append(out, fmt.Sprintf("%d more lines were not understood", len(l.NotUnderstood)-i))
+	useful := make(map[string]bool)
+	for _, o := range l.Outputs {
+		useful[o.File] = useful[o.File] || o.Rows > 0
+	}
+	lines, told := 0, make(map[string]bool)
+	for _, n := range l.NotUnderstood {
+		switch {
+		case !useful[n.File] && !told[n.File]:
+			told[n.File] = true
+			out = append(out, fmt.Sprintf("%s: not understood, nothing of it is used", n.File))
+		case !useful[n.File]:
+		case lines < mostUnread:
+			lines++
+			out = append(out, fmt.Sprintf("%s: not understood: %q", n.Origin, n.Text))
+		default:
+			lines++
+		}
+	}
+	if lines > mostUnread {
+		out = append(out, fmt.Sprintf("%d more lines were not understood", lines-mostUnread))
+	}
+	for i, n := range l.Notes {
+		if i == mostNotes {
+			out = append(out, fmt.Sprintf("%d more notes on the listings", len(l.Notes)-i))
 			break
 		}
-		out = append(out, fmt.Sprintf("%s: not understood: %q", n.Origin, n.Text))
+		out = append(out, n)
 	}
 	return out
 }

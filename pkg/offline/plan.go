@@ -50,7 +50,10 @@ func ReadPlan(dir string) (*Plan, error) {
 	if err := p.check(); err != nil {
 		return nil, &yamlfile.Error{File: path, Err: err}
 	}
-	return p, p.locate(dir, path)
+	if err := p.locate(dir, path); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // check finds what is missing.

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"net/netip"
 	"slices"
 
 	"github.com/podtrace/podtrace/pkg/correlate"
@@ -111,6 +112,9 @@ func (l *Leg) mirror(back *Leg, intent *Intent) {
 		if i+1 < len(l.Hops) && l.Hops[i+1].Netns != ns {
 			continue // the answers come from another node than this one sends to
 		}
+		if o := out.Frame.Outer; o != nil {
+			far = intent.deviceWith(o.Dst)
+		}
 		for k := range back.Hops {
 			in := &back.Hops[k]
 			if in.Dir == forward.In && in.Netns == out.Netns && in.Ifindex == out.Ifindex && len(in.Sightings) > 0 {
@@ -135,6 +139,16 @@ func (l *Leg) sender(intent *Intent) (ether.MAC, tables.NetnsID) {
 		}
 	}
 	return ether.MAC{}, tables.NetnsID{}
+}
+
+// deviceWith is the address of the device that has an IP address; zero: none is known.
+func (in *Intent) deviceWith(ip netip.Addr) ether.MAC {
+	for _, ns := range in.Snapshot.Netns {
+		if l := deviceOf(ns, ip); l != nil {
+			return l.MAC
+		}
+	}
+	return ether.MAC{}
 }
 
 func (h *Hop) mirror(in *Hop, far ether.MAC) {
@@ -202,7 +216,8 @@ func (h *Hop) arrival(intent *Intent) {
 	if h.Dir != forward.In || h.Seen == 0 || intent == nil || intent.Model == nil || !intent.Model.IsUnderlay(h.Netns, h.Ifindex) {
 		return
 	}
-	link := intent.Snapshot.ByID(h.Netns).Link(h.Ifindex)
+	ns := intent.Snapshot.ByID(h.Netns)
+	link := ns.Link(h.Ifindex)
 	name := "ethDst"
 	if h.Frame.Outer != nil {
 		name = "outer.ethDst"
@@ -216,7 +231,7 @@ func (h *Hop) arrival(intent *Intent) {
 		if o.NoEthDst || o.EthDst.IsMulticast() {
 			return
 		}
-		if o.EthDst != link.MAC {
+		if o.EthDst != link.MAC && !intent.hostMAC(ns, o.EthDst) { // another device on top of it may have its own
 			c.OK, c.Observed = false, o.EthDst.String()
 			break
 		}

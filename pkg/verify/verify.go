@@ -197,7 +197,10 @@ func verifyLeg(name string, in Input, alternatives []forward.Leg, js []correlate
 			leg.Others = append(leg.Others, any.Alternative(l))
 		}
 	}
-	js, foreign := own(js, leg.Forward, taps)
+	var foreign []correlate.Journey
+	if intent == nil || !intent.Src.Unread { // else the leg begins where it comes in, and that is not the sender's own
+		js, foreign = own(js, leg.Forward, taps)
+	}
 	leg.Journeys, leg.js = len(js), js
 	if name == legReply {
 		leg.Foreign = foreign
