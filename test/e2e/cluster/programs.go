@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // The programs' own configuration files, with the placeholders that fill replaces.
@@ -114,10 +115,21 @@ func (c *Cluster) SetProxyMode(ctx context.Context, node, mode string) error {
 	if err := os.WriteFile(file, fill(text, node, "", mode), 0o600); err != nil {
 		return err
 	}
-	return c.Signal(ctx, node, "kube-proxy", "TERM")
+	return c.Restart(ctx, node, "kube-proxy")
 }
 
-// Signal sends a signal to a program of a machine. One that it ends is started again.
+// Restart ends a program of a machine and waits until process 1 has started it again.
+func (c *Cluster) Restart(ctx context.Context, machine, program string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	const script = `old=$(cat "$0"); kill "$old"; until [ "$(cat "$0")" != "$old" ]; do sleep 0.05; done`
+	if out, err := c.Exec(ctx, machine, "sh", "-c", script, PIDFile(program)).CombinedOutput(); err != nil {
+		return fmt.Errorf("restart %s of %s: %w: %s", program, machine, err, out)
+	}
+	return nil
+}
+
+// Signal sends a signal, by its name, to a program of a machine.
 func (c *Cluster) Signal(ctx context.Context, machine, program, signal string) error {
 	out, err := c.Exec(ctx, machine, "sh", "-c", "kill -"+signal+" $(cat "+PIDFile(program)+")").CombinedOutput()
 	if err != nil {
