@@ -64,6 +64,7 @@ vet: ## go vet
 .PHONY: lint
 lint: ## golangci-lint, pinned in tools/go.mod
 	$(LINT) run ./...
+	cd test/e2e && $(GO) tool -modfile=../../tools/go.mod golangci-lint run -c ../../.golangci.yml ./...
 
 .PHONY: race
 race: ## all tests but those of faults, with the race detector where there is a C compiler for it

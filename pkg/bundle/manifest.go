@@ -141,6 +141,7 @@ type endpoint struct {
 	Node        string                 `json:"node,omitempty"`
 	HostNetwork bool                   `json:"hostNetwork,omitempty"`
 	Deployment  string                 `json:"deployment,omitempty"`
+	Port        uint16                 `json:"port,omitempty"`
 	ServicePort *servicePort           `json:"servicePort,omitempty"`
 }
 
@@ -156,7 +157,7 @@ type servicePort struct {
 func fromEndpoint(e inventory.Endpoint) endpoint {
 	out := endpoint{
 		Kind: e.Kind, Namespace: e.Namespace, Name: e.Name, IPs: e.IPs, Node: e.Node,
-		HostNetwork: e.HostNetwork, Deployment: e.Deployment,
+		HostNetwork: e.HostNetwork, Deployment: e.Deployment, Port: e.Port,
 	}
 	if e.ServicePort != nil {
 		p := servicePort(*e.ServicePort)
@@ -169,13 +170,16 @@ func fromEndpoint(e inventory.Endpoint) endpoint {
 func (e endpoint) endpoint(inv *inventory.Inventory) inventory.Endpoint {
 	out := inventory.Endpoint{
 		Kind: e.Kind, Namespace: e.Namespace, Name: e.Name, IPs: e.IPs, Node: e.Node,
-		HostNetwork: e.HostNetwork, Deployment: e.Deployment,
+		HostNetwork: e.HostNetwork, Deployment: e.Deployment, Port: e.Port,
 	}
 	switch e.Kind {
 	case inventory.KindPod:
 		out.Pod, out.NodeObj = inv.Pod(e.Namespace, e.Name), inv.Node(e.Node)
 	case inventory.KindNode:
 		out.NodeObj = inv.Node(e.Node)
+		if e.ServicePort != nil { // a node's port
+			out = inv.ForProto(out, e.ServicePort.Proto)
+		}
 	case inventory.KindService:
 		out.Service = inv.Service(e.Namespace, e.Name)
 		out.ServicePort = e.portOf(out.Service)

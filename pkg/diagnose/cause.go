@@ -716,6 +716,8 @@ func (c *leg) nameNetfilter(d *forward.Drop) (cause, summary string) {
 		summary = fmt.Sprintf("%s: netfilter %s: %s", d.Node, s.Note, s.Entry)
 	}
 	switch {
+	case c.noEndpoints() && (r.What == netfilter.WhatReject || r.What == netfilter.WhatDrop):
+		return "service-no-endpoints", fmt.Sprintf("the service has no ready endpoint: %s: %s", d.Node, s.Entry)
 	case r.Hook == netfilter.HookInput && c.encapsulated():
 		return "vxlan-port-input-drop", fmt.Sprintf("%s: the firewall's input chain drops the VXLAN packet: %s", d.Node, s.Entry)
 	case r.Family == netfilter.FamilyARP || r.Family == netfilter.FamilyBridge || r.Family == netfilter.FamilyNetdev:
@@ -741,6 +743,11 @@ func (c *leg) nameNetfilter(d *forward.Drop) (cause, summary string) {
 	default:
 		return "netfilter-drop", summary
 	}
+}
+
+// noEndpoints: a service was asked for that stands for nothing.
+func (c *leg) noEndpoints() bool {
+	return c.intent != nil && c.intent.Asked.IsValid() && len(c.intent.Dsts) == 0
 }
 
 func acceptedBefore(s *forward.Step) bool { return len(s.Accepted) > 0 }

@@ -61,7 +61,7 @@ func Leftovers(t Traces) []string {
 	}
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(mounts)) {
-		for _, f := range strings.Fields(line) {
+		for f := range strings.FieldsSeq(line) {
 			if t.namespaces[f] || strings.HasPrefix(f, t.dir+"/") {
 				out = append(out, "mount "+strings.TrimSpace(line))
 			}
