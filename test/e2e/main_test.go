@@ -95,7 +95,7 @@ func apply(ctx context.Context, file string) error {
 // kubectl runs it as the administrator and gives its standard output.
 func kubectl(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := kube.Command(t.Context(), append([]string{"kubectl"}, args...)...).Output()
+	out, err := kube.Command(context.Background(), append([]string{"kubectl"}, args...)...).Output()
 	if err != nil {
 		t.Fatalf("kubectl %s: %v", strings.Join(args, " "), err)
 	}

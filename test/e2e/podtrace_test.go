@@ -107,44 +107,61 @@ type fault struct {
 	cause, at, leg string // of the verdict
 }
 
-// TestFaults breaks a node, wants the fault found where it is, mends it and wants the path healthy again.
+var faults = []fault{
+	{name: "fdb row lost", node: "node1", path: "client web-2", cause: "fdb-missing", at: "node1", leg: "request",
+		breaks: "bridge fdb del $MAC dev flannel.1 dst $IP", mends: "bridge fdb replace $MAC dev flannel.1 dst $IP self permanent"},
+	{name: "fdb row to nobody", node: "node1", path: "client web-2", cause: "fdb-wrong-dst", at: "node1", leg: "request",
+		breaks: "bridge fdb replace $MAC dev flannel.1 dst 172.31.251.99 self permanent", mends: "bridge fdb replace $MAC dev flannel.1 dst $IP self permanent"},
+	{name: "neighbour of another VTEP", node: "node1", path: "client web-2", cause: "neigh-wrong-mac", at: "node1", leg: "request",
+		breaks: "ip neigh replace $VTEP lladdr 02:00:00:00:00:01 dev flannel.1 nud permanent", mends: "ip neigh replace $VTEP lladdr $MAC dev flannel.1 nud permanent"},
+	{name: "tunnel filtered on arrival", node: "node2", path: "client web-2", cause: "vxlan-port-input-drop", at: "node2", leg: "request",
+		breaks: "iptables -I INPUT -p udp --dport 8472 -j DROP", mends: "iptables -D INPUT -p udp --dport 8472 -j DROP"},
+	{name: "forwarding off", node: "node2", path: "client web-2", cause: "ip-forward-off", at: "node2", leg: "request",
+		breaks: "sysctl -qw net.ipv4.ip_forward=0", mends: "sysctl -qw net.ipv4.ip_forward=1"},
+	{name: "route lost on the way back", node: "node2", path: "client web-2", cause: "route-missing", at: "node2", leg: "reply",
+		breaks: "ip route del $PEERCIDR", mends: "ip route replace $PEERCIDR via $PEERVTEP dev flannel.1 onlink"},
+	{name: "masquerade between pods", node: "node1", path: "client web-2", cause: "masq-pod-to-pod", at: "node1", leg: "request",
+		breaks: "iptables -t nat -I POSTROUTING -s 10.244.0.0/16 -d $POD -j MASQUERADE", mends: "iptables -t nat -D POSTROUTING -s 10.244.0.0/16 -d $POD -j MASQUERADE"},
+	{name: "policy drops on one node", node: "node1", path: "client web-1", cause: "netpol-drop", at: "node1", leg: "request",
+		breaks: "iptables -I FORWARD -d $WEB1 -j DROP", mends: "iptables -D FORWARD -d $WEB1 -j DROP"},
+	{name: "service without endpoints", path: "client svc/nobody", cause: "service-no-endpoints", at: "node1", leg: "request"},
+}
+
+// put breaks the node, and mends it when the test ends.
+func (f fault) put(t *testing.T) {
+	t.Helper()
+	if f.breaks == "" {
+		return // it is there already
+	}
+	vars := variables(t)
+	onNode(t, f.node, vars+f.breaks)
+	t.Cleanup(func() { onNode(t, f.node, vars+f.mends) })
+}
+
+// found wants the verdict to be this fault, and where it is.
+func (f fault) found(t *testing.T, r report, status int) {
+	t.Helper()
+	if status != 1 || r.Verdict.Cause != f.cause || r.Verdict.Node != f.at || r.Verdict.Leg != f.leg {
+		t.Errorf("exit status %d, want 1; %+v, want %s on %s, %s leg", status, r.Verdict, f.cause, f.at, f.leg)
+	}
+	t.Logf("%s: %s", r.Verdict.Cause, r.Verdict.Summary)
+}
+
+// TestFaults breaks a node, wants the fault found where it is, and after it is mended the path healthy again.
 func TestFaults(t *testing.T) {
 	setProxyMode(t, "iptables")
-	for _, f := range []fault{
-		{name: "fdb row lost", node: "node1", path: "client web-2", cause: "fdb-missing", at: "node1", leg: "request",
-			breaks: "bridge fdb del $MAC dev flannel.1 dst $IP", mends: "bridge fdb replace $MAC dev flannel.1 dst $IP self permanent"},
-		{name: "fdb row to nobody", node: "node1", path: "client web-2", cause: "fdb-wrong-dst", at: "node1", leg: "request",
-			breaks: "bridge fdb replace $MAC dev flannel.1 dst 172.31.251.99 self permanent", mends: "bridge fdb replace $MAC dev flannel.1 dst $IP self permanent"},
-		{name: "neighbour of another VTEP", node: "node1", path: "client web-2", cause: "neigh-wrong-mac", at: "node1", leg: "request",
-			breaks: "ip neigh replace $VTEP lladdr 02:00:00:00:00:01 dev flannel.1 nud permanent", mends: "ip neigh replace $VTEP lladdr $MAC dev flannel.1 nud permanent"},
-		{name: "tunnel filtered on arrival", node: "node2", path: "client web-2", cause: "vxlan-port-input-drop", at: "node2", leg: "request",
-			breaks: "iptables -I INPUT -p udp --dport 8472 -j DROP", mends: "iptables -D INPUT -p udp --dport 8472 -j DROP"},
-		{name: "forwarding off", node: "node2", path: "client web-2", cause: "ip-forward-off", at: "node2", leg: "request",
-			breaks: "sysctl -qw net.ipv4.ip_forward=0", mends: "sysctl -qw net.ipv4.ip_forward=1"},
-		{name: "route lost on the way back", node: "node2", path: "client web-2", cause: "route-missing", at: "node2", leg: "reply",
-			breaks: "ip route del $PEERCIDR", mends: "ip route replace $PEERCIDR via $PEERVTEP dev flannel.1 onlink"},
-		{name: "masquerade between pods", node: "node1", path: "client web-2", cause: "masq-pod-to-pod", at: "node1", leg: "request",
-			breaks: "iptables -t nat -I POSTROUTING -s 10.244.0.0/16 -d $POD -j MASQUERADE", mends: "iptables -t nat -D POSTROUTING -s 10.244.0.0/16 -d $POD -j MASQUERADE"},
-		{name: "policy drops on one node", node: "node1", path: "client web-1", cause: "netpol-drop", at: "node1", leg: "request",
-			breaks: "iptables -I FORWARD -d $WEB1 -j DROP", mends: "iptables -D FORWARD -d $WEB1 -j DROP"},
-		{name: "service without endpoints", path: "client svc/nobody", cause: "service-no-endpoints", at: "node1", leg: "request"},
-	} {
+	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
-			vars := variables(t)
 			trace := onNodes(t)
 			if f.breaks != "" {
-				onNode(t, f.node, vars+f.breaks)
-				t.Cleanup(func() {
-					onNode(t, f.node, vars+f.mends)
+				t.Cleanup(func() { // runs after the mending
 					r, status := trace(strings.Fields(f.path)...)
 					healthy(t, "mended", r, status)
 				})
 			}
+			f.put(t)
 			r, status := trace(strings.Fields(f.path)...)
-			if status != 1 || r.Verdict.Cause != f.cause || r.Verdict.Node != f.at || r.Verdict.Leg != f.leg {
-				t.Errorf("exit status %d, want 1; %+v, want %s on %s, %s leg", status, r.Verdict, f.cause, f.at, f.leg)
-			}
-			t.Logf("%s: %s", r.Verdict.Cause, r.Verdict.Summary)
+			f.found(t, r, status)
 		})
 	}
 }
