@@ -74,13 +74,19 @@ func nothingLeft(t *testing.T) {
 		if pods := kubectl(t, "get", "pods", "-A", "-l", "app.kubernetes.io/managed-by=podtrace", "-o", "name"); pods != "" {
 			return fmt.Errorf("pods: %s", pods)
 		}
-		for _, node := range kube.Nodes {
-			if p := onNode(t, node, "pgrep -a podtrace | grep -v '^1 ' || true"); p != "" {
-				return fmt.Errorf("processes on %s: %s", node, p)
-			}
-		}
-		return nil
+		return noProcess(t)
 	})
+}
+
+// noProcess wants no agent to run on any node. Process 1 of a node has a name of the same beginning.
+func noProcess(t *testing.T) error {
+	t.Helper()
+	for _, node := range kube.Nodes {
+		if p := onNode(t, node, "pgrep -a -x podtrace || true"); p != "" {
+			return fmt.Errorf("processes on %s: %s", node, p)
+		}
+	}
+	return nil
 }
 
 // enroll gives tracer the rights of deploy/ and nothing else.
@@ -162,7 +168,7 @@ func TestPluginTime(t *testing.T) {
 // watching starts a run that watches for long, and returns when its agents run.
 func watching(t *testing.T, out *bytes.Buffer) *exec.Cmd {
 	t.Helper()
-	cmd := admin.command("path", "client", "web-2", "--probe=none", "--timeout=60s", "-v")
+	cmd := admin.command("path", "client", "web-2", "--probe=none", "--timeout=20s", "-v")
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -198,7 +204,14 @@ func TestPluginInterrupted(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait() // killed
-		// nobody is left to delete the pods; the agents end, and the next run reaps
+		// nobody is left to delete the pods: the agents end by themselves, and the next run removes what they leave
+		eventually(t, "agents of a dead client run on", func() error {
+			pods := kubectl(t, "get", "pods", "-A", "-l", "app.kubernetes.io/managed-by=podtrace", "--field-selector=status.phase=Running", "-o", "name")
+			if pods != "" {
+				return fmt.Errorf("running: %s", pods)
+			}
+			return noProcess(t)
+		})
 		r := admin.path(t, "client", "web-2")
 		healthy(t, r.stderr, r.report, r.status)
 		nothingLeft(t)
