@@ -112,7 +112,7 @@ func TestPluginHealthy(t *testing.T) {
 	for _, u := range []user{admin, tracer} {
 		for _, args := range []string{
 			"client web-2", "client web-1", "client deploy/shop", "client svc/web", "client svc/web-udp:53", "client svc/headless",
-			"client node/node2:30080", "client web-2 --probe tcp:8080",
+			"client node/node2:30080", "client node/node2:9090", "client web-2 --probe tcp:8080",
 		} {
 			t.Run(u.name+" "+args, func(t *testing.T) {
 				r := u.path(t, strings.Fields(args)...)

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -76,13 +78,14 @@ func healthy(t *testing.T, what string, r report, status int) {
 	}
 }
 
-// TestHealthy traces what works, in each mode of kube-proxy, as often as E2E_RUNS says.
+// TestHealthy traces what works, in each mode of kube-proxy, as often as E2E_RUNS says: once, if it does not.
 func TestHealthy(t *testing.T) {
+	runs, _ := strconv.Atoi(os.Getenv("E2E_RUNS"))
 	for _, mode := range []string{"nftables", "iptables"} {
 		t.Run(mode, func(t *testing.T) {
 			setProxyMode(t, mode)
 			trace := onNodes(t)
-			for _, args := range []string{
+			for _, args := range slices.Repeat([]string{
 				"client web-1", "client web-2", "web-2 web-1", "client deploy/shop", "deploy/shop web-2",
 				"client web-1 --probe udp:8080", "client web-2 --probe udp:8080", "client web-2 --probe tcp:8080",
 				"client svc/web", "web-1 svc/web", "web-2 svc/web", "client svc/web-affine", "client svc/web-local",
@@ -90,7 +93,7 @@ func TestHealthy(t *testing.T) {
 				"client node/node1:30080", "client node/node2:30080", "client node/node2:30081",
 				"client node/node1", "client node/node2", "node/node1 web-1", "node/node1 web-2", "node/node1 node/node2",
 				"node/node1 svc/web", "node/node1 node/node2:30080", "client node/node2:9090", "web-1 node/node2:9090", "node/node1 node/node2:9090",
-			} {
+			}, max(1, runs)) {
 				r, status := trace(strings.Fields(args)...)
 				healthy(t, args, r, status)
 			}
