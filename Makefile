@@ -17,7 +17,7 @@ export GOFLAGS += -buildvcs=false
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/podtrace (static) and bin/kubectl-podtrace
@@ -64,6 +64,7 @@ vet: ## go vet
 .PHONY: lint
 lint: ## golangci-lint, pinned in tools/go.mod
 	$(LINT) run ./...
+	cd test/e2e && $(GO) tool -modfile=../../tools/go.mod golangci-lint run -c ../../.golangci.yml ./...
 
 .PHONY: race
 race: ## all tests but those of faults, with the race detector where there is a C compiler for it
@@ -127,6 +128,20 @@ cross: ## cross-build for the systems that the plugin and the analysis run on
 golden: ## rewrite the golden files from what the code prints
 	$(GO) test ./pkg/report -run Golden -update
 
+.PHONY: e2e
+e2e: build ## the suite on a real cluster: etcd, Kubernetes, containerd and flannel on this machine (root, minutes the first time)
+	@hack/e2e-programs
+	@cd test/e2e && trap 'bin/e2e down' EXIT && bin/e2e down && $(GO) test ./cluster && $(GO) test -count=1 -v -timeout 20m .
+
+.PHONY: e2e-up
+e2e-up: build ## bring that cluster up to stay, for use by hand: test/e2e/bin/e2e run kubectl get pods
+	@hack/e2e-programs
+	@cd test/e2e && bin/e2e up
+
+.PHONY: e2e-down
+e2e-down: ## take it down, or what is left of one
+	@test/e2e/bin/e2e down
+
 .PHONY: clean
 clean: ## remove what the other targets made
-	rm -rf bin dist cover.out
+	rm -rf bin dist cover.out test/e2e/bin

@@ -249,6 +249,36 @@ func healthy() *trace.Case {
 	}
 }
 
+// TestNodePort: a node's port leads to its service again, and a hostPort to its pod.
+func TestNodePort(t *testing.T) {
+	node := netip.MustParseAddr("10.1.11.92")
+	for _, port := range []uint16{30080, 9090} {
+		c := healthy()
+		c.Inventory.Nodes[1].InternalIPs = []netip.Addr{node}
+		c.Inventory.Services = []inventory.Service{{Namespace: "default", Name: "web", Ports: []inventory.ServicePort{{Proto: "TCP", Port: 80, NodePort: 30080}}}}
+		c.Inventory.Pods = []inventory.Pod{{
+			Namespace: "default", Name: "coffee-2", Node: "node2", IPs: []netip.Addr{tablestest.Coffee2IP}, Phase: "Running",
+			Ports: []inventory.ContainerPort{{Port: 8080, HostPort: 9090, Proto: "TCP"}},
+		}}
+		var err error
+		if c.Destination, err = c.Inventory.Lookup(fmt.Sprintf("node/node2:%d", port), ""); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "b.tar.gz")
+		if err := Write(path, &Bundle{Case: c}); err != nil {
+			t.Fatal(err)
+		}
+		b, err := Read(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := b.Case.Destination
+		if got.Port != port || got.ServicePort == nil || *got.ServicePort != *c.Destination.ServicePort || (got.Service == nil) == (got.Pod == nil) {
+			t.Errorf("port %d: %+v", port, got)
+		}
+	}
+}
+
 // TestTablesAlone: without a capture there is none afterwards, and the report is the same.
 func TestTablesAlone(t *testing.T) {
 	c := healthy()

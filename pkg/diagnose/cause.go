@@ -743,6 +743,8 @@ func (c *leg) nameNetfilter(d *forward.Drop) (cause, summary string) {
 	switch {
 	case r.Hook == netfilter.HookInput && c.encapsulated() && c.Hops[c.expected()-1].Frame.Outer.Bare:
 		return "netfilter-drop", fmt.Sprintf("%s: the firewall's input chain drops the tunnel's UDP packet: %s", d.Node, s.Entry)
+	case c.noEndpoints() && (r.What == netfilter.WhatReject || r.What == netfilter.WhatDrop):
+		return "service-no-endpoints", fmt.Sprintf("the service has no ready endpoint: %s: %s", d.Node, s.Entry)
 	case r.Hook == netfilter.HookInput && c.encapsulated():
 		return "vxlan-port-input-drop", fmt.Sprintf("%s: the firewall's input chain drops the VXLAN packet: %s", d.Node, s.Entry)
 	case r.Family == netfilter.FamilyARP || r.Family == netfilter.FamilyBridge || r.Family == netfilter.FamilyNetdev:
@@ -770,6 +772,11 @@ func (c *leg) nameNetfilter(d *forward.Drop) (cause, summary string) {
 	default:
 		return "netfilter-drop", summary
 	}
+}
+
+// noEndpoints: a service was asked for that stands for nothing.
+func (c *leg) noEndpoints() bool {
+	return c.intent != nil && c.intent.Asked.IsValid() && len(c.intent.Dsts) == 0
 }
 
 func acceptedBefore(s *forward.Step) bool { return len(s.Accepted) > 0 }

@@ -120,6 +120,10 @@ func whyInconclusive(in Input) string {
 		return "no packet was sent" + errorWords(in.Sent.Errors)
 	case req.Journeys == 0:
 		return "no packet was seen at any point, not even at its sender" + errorWords(in.Sent.Errors)
+	case nobody(in.Intent) != "":
+		return nobody(in.Intent) + errorWords(in.Sent.Errors)
+	case noReply(in) && req.Arrived > 0 && in.Intent != nil && unowned(in.Intent.Dst):
+		return "the request left for " + in.Intent.Dst.IP.String() + ", and no answer came back: what is beyond is not seen" + errorWords(in.Sent.Errors)
 	case noReply(in) && req.Arrived > 0:
 		return "the request arrived at the far end, and nothing was sent back: the tables can't say why" + errorWords(in.Sent.Errors)
 	case in.Sent.Watching && req.Last >= 0:
@@ -129,6 +133,24 @@ func whyInconclusive(in Input) string {
 	default:
 		return "the packet was lost where no tap could see it" + errorWords(in.Sent.Errors)
 	}
+}
+
+// unowned: an address that is no known object's. What lives on a node that was not read has one.
+func unowned(e verify.End) bool { return e.Netns.IsZero() && e.Node == "" }
+
+// nobody says so where the destination is an address of a node's pod network that no known pod has.
+func nobody(intent *verify.Intent) string {
+	if intent == nil || !unowned(intent.Dst) {
+		return ""
+	}
+	for _, n := range intent.Nodes {
+		for _, p := range n.PodCIDRs {
+			if p.Contains(intent.Dst.IP) {
+				return fmt.Sprintf("no pod has %s, an address of %s's pod network %s, as far as podtrace was told", intent.Dst.IP, n.Name, p)
+			}
+		}
+	}
+	return ""
 }
 
 // undecided is the rule on which a leg hangs, if the ways that it leaves end differently.

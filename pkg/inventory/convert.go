@@ -252,7 +252,13 @@ func pod(o *corev1.Pod) (Pod, error) {
 			if err != nil {
 				return Pod{}, err
 			}
-			p.Ports = append(p.Ports, ContainerPort{Name: c.Name, Port: n, Proto: cmp.Or(string(c.Protocol), "TCP")})
+			var host uint16
+			if c.HostPort != 0 {
+				if host, err = port(fmt.Sprintf("spec.containers[%d].ports[%d].hostPort", i, k), c.HostPort); err != nil {
+					return Pod{}, err
+				}
+			}
+			p.Ports = append(p.Ports, ContainerPort{Name: c.Name, Port: n, HostPort: host, Proto: cmp.Or(string(c.Protocol), "TCP")})
 		}
 	}
 	return p, nil

@@ -117,9 +117,10 @@ func (p *Pod) Key() string { return p.Namespace + "/" + p.Name }
 
 // ContainerPort is a port that a container declares.
 type ContainerPort struct {
-	Name  string
-	Port  uint16
-	Proto string // "TCP", "UDP", "SCTP"
+	Name     string
+	Port     uint16
+	HostPort uint16 // of the pod's node, which leads to Port; 0: none
+	Proto    string // "TCP", "UDP", "SCTP"
 }
 
 // Service is a service.

@@ -29,10 +29,10 @@ type Endpoint struct {
 	Node        string // of a pod: where it runs; of a node: itself; "" when not known
 	HostNetwork bool   // a pod in its node's namespace
 
-	Pod         *Pod
+	Pod         *Pod  // also of a node's port: the pod whose hostPort it is
 	NodeObj     *Node // the node that Node names, nil when the inventory has none
 	Service     *Service
-	ServicePort *ServicePort // of "svc/NAME:PORT", nil without a port
+	ServicePort *ServicePort // of "svc/NAME:PORT", nil without a port; of a hostPort, with no Service
 	Port        uint16       // that was named with it, 0: none
 	Host        *Host        // of an address outside of the cluster: the machine, nil when it is not known
 	Deployment  string       // of "deploy/NAME": the name, for which Pod stands
@@ -183,10 +183,7 @@ func (inv *Inventory) lookupIP(ip netip.Addr, port uint16) Endpoint {
 		}
 	}
 	e.IPs, e.Port = ips, port
-	if e.Kind == KindNode && port != 0 {
-		e.Service, e.ServicePort = inv.serviceByNodePort(port, "")
-	}
-	return e
+	return inv.atNodePort(e, "")
 }
 
 func (inv *Inventory) hostByIP(ip netip.Addr) *Host {
@@ -196,6 +193,34 @@ func (inv *Inventory) hostByIP(ip netip.Addr) *Host {
 		}
 	}
 	return nil
+}
+
+// atNodePort completes a node's port: by whose it is, a service's or a pod's that declares it as its hostPort.
+func (inv *Inventory) atNodePort(e Endpoint, proto string) Endpoint {
+	if e.Kind != KindNode || e.Port == 0 {
+		return e
+	}
+	e.Pod = nil
+	if e.Service, e.ServicePort = inv.serviceByNodePort(e.Port, proto); e.ServicePort == nil {
+		e.Pod, e.ServicePort = inv.podByHostPort(e.Node, e.Port, proto)
+	}
+	return e
+}
+
+// podByHostPort finds the pod of a node that has one of the node's ports. A pod on the host network needs none.
+func (inv *Inventory) podByHostPort(node string, port uint16, proto string) (*Pod, *ServicePort) {
+	for i := range inv.Pods {
+		p := &inv.Pods[i]
+		if p.Node != node || p.HostNetwork || !p.Running() || len(p.IPs) == 0 {
+			continue
+		}
+		for _, c := range p.Ports {
+			if c.HostPort == port && (proto == "" || c.Proto == proto) {
+				return p, &ServicePort{Name: c.Name, Proto: c.Proto, Port: c.Port, NodePort: port}
+			}
+		}
+	}
+	return nil, nil
 }
 
 // serviceByNodePort finds who has a node port; proto "" is any.
@@ -214,10 +239,10 @@ func (inv *Inventory) serviceByNodePort(port uint16, proto string) (*Service, *S
 // ForProto is the endpoint as a packet of a protocol ("TCP", "UDP") means it: a service may have one port for
 // each. Where no port was named it takes the only one of that protocol. The service's port is nil where none fits.
 func (inv *Inventory) ForProto(e Endpoint, proto string) Endpoint {
-	switch {
-	case e.Kind == KindNode && e.Port != 0:
-		e.Service, e.ServicePort = inv.serviceByNodePort(e.Port, proto)
-	case e.Kind == KindService:
+	switch e.Kind {
+	case KindNode:
+		return inv.atNodePort(e, proto)
+	case KindService:
 		var fit []*ServicePort
 		for i := range e.Service.Ports {
 			if p := &e.Service.Ports[i]; p.Proto == proto && (p.Port == e.Port || e.Port == 0) {
@@ -228,6 +253,7 @@ func (inv *Inventory) ForProto(e Endpoint, proto string) Endpoint {
 		if len(fit) == 1 {
 			e.ServicePort, e.Port = fit[0], fit[0].Port
 		}
+	case KindPod, KindAddress:
 	}
 	return e
 }
@@ -238,6 +264,24 @@ type Backend struct {
 	Port uint16
 	Node string // "" when not said
 	Pod  *Pod   // nil when it is no pod's
+}
+
+// Behind is where packets to an endpoint with a ServicePort may rightly go: the service's backends, or the pod whose
+// hostPort it is.
+func (inv *Inventory) Behind(e Endpoint) []Backend {
+	switch {
+	case e.ServicePort == nil:
+		return nil
+	case e.Service != nil:
+		return inv.Backends(e.Service, e.ServicePort)
+	case e.Pod == nil:
+		return nil
+	}
+	var out []Backend
+	for _, ip := range e.Pod.IPs {
+		out = append(out, Backend{IP: ip, Port: e.ServicePort.Port, Node: e.Node, Pod: e.Pod})
+	}
+	return out
 }
 
 // Backends are the ready endpoints behind a port of a service.
@@ -384,8 +428,7 @@ func (inv *Inventory) lookupNode(arg string) (Endpoint, error) {
 			return Endpoint{}, fmt.Errorf("endpoint %q: port %q: %w", "node/"+arg, port, ErrSyntax)
 		}
 		e.Port = uint16(v)
-		e.Service, e.ServicePort = inv.serviceByNodePort(e.Port, "")
-		return e, nil
+		return inv.atNodePort(e, ""), nil
 	}
 	var names []string
 	for i := range inv.Nodes {

@@ -145,7 +145,9 @@ func podObject(p *Pod) *corev1.Pod {
 	if len(p.Ports) > 0 {
 		c := corev1.Container{}
 		for _, t := range p.Ports {
-			c.Ports = append(c.Ports, corev1.ContainerPort{Name: t.Name, ContainerPort: int32(t.Port), Protocol: corev1.Protocol(t.Proto)})
+			c.Ports = append(c.Ports, corev1.ContainerPort{
+				Name: t.Name, ContainerPort: int32(t.Port), HostPort: int32(t.HostPort), Protocol: corev1.Protocol(t.Proto),
+			})
 		}
 		o.Spec.Containers = []corev1.Container{c}
 	}

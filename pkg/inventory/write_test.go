@@ -35,7 +35,7 @@ func TestMarshalParses(t *testing.T) {
 			{
 				Namespace: "shop", Name: "cart", Node: "node1", IPs: []netip.Addr{ip("10.244.1.7"), ip("fd00:1::7")}, Phase: "Running",
 				Ready: true, Labels: map[string]string{"app": "cart", "pod-template-hash": "5d4f"}, Owner: "cart-api", UID: "u-1", OS: "linux",
-				Place: Place{PID: 7}, Ports: []ContainerPort{{Name: "web", Port: 8080, Proto: "TCP"}, {Port: 53, Proto: "UDP"}},
+				Place: Place{PID: 7}, Ports: []ContainerPort{{Name: "web", Port: 8080, Proto: "TCP"}, {Port: 53, HostPort: 5353, Proto: "UDP"}},
 			},
 			{Namespace: "default", Name: "proxy", Node: "node1", HostNetwork: true, Phase: "Running", Owner: "p"},
 			{Namespace: "default", Name: "done", Phase: "Succeeded", Ready: true},

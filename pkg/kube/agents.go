@@ -264,7 +264,7 @@ func (a *Agents) state(p *corev1.Pod) error {
 	switch p.Status.Phase {
 	case corev1.PodSucceeded, corev1.PodFailed:
 		return &Error{
-			Msg:  strings.TrimRight(fmt.Sprintf("the agent's pod ended: %s %s", ended(p), p.Status.Message), " "),
+			Msg:  strings.TrimRight(fmt.Sprintf("the agent's pod ended: %s %s%s", ended(p), p.Status.Message, exited(p)), " "),
 			hint: "kubectl describe node " + p.Spec.NodeName + " shows whether the node takes pods",
 		}
 	case corev1.PodRunning:

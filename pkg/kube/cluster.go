@@ -7,10 +7,12 @@ import (
 	"os"
 	"strings"
 
+	"github.com/go-logr/logr"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/client-go/kubernetes"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // the credentials that kubeconfigs name
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 
 	"github.com/podtrace/podtrace/pkg/inventory"
 )
@@ -42,6 +44,8 @@ func Connect(f *genericclioptions.ConfigFlags, version string) (*Cluster, error)
 	if err != nil {
 		return nil, &Error{Msg: "kubeconfig: " + err.Error(), Err: err, hint: "kubectl config view shows what is configured; --context and --kubeconfig choose"}
 	}
+	klog.SetLogger(logr.Discard())            // client-go's own words are not for standard error
+	config.WarningHandler = rest.NoWarnings{} // nor the API server's on what it lets pass
 	config.UserAgent = "podtrace/" + version
 	config.QPS, config.Burst = 50, 100 // a handful of requests side by side
 	c, err := kubernetes.NewForConfig(config)

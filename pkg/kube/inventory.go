@@ -110,7 +110,7 @@ func (l *loader) endpoint(ctx context.Context, arg string) error {
 		name, port, hasPort := strings.Cut(name, ":")
 		l.need(name)
 		if n, err := strconv.ParseUint(port, 10, 16); hasPort && err == nil {
-			return l.nodePort(ctx, uint16(n))
+			return l.nodePort(ctx, name, uint16(n))
 		}
 		return nil
 	default:
@@ -334,12 +334,12 @@ func (l *loader) address(ctx context.Context, ip netip.Addr, port uint16) error 
 		if s != nil {
 			return l.behind(ctx, s)
 		}
-		if err := l.nodeWithIP(ctx, ip); err != nil {
+		if host, err = l.nodeWithIP(ctx, ip); err != nil {
 			return err
 		}
 	}
 	if port != 0 {
-		return l.nodePort(ctx, port)
+		return l.nodePort(ctx, host, port)
 	}
 	return nil
 }
@@ -360,29 +360,29 @@ func (l *loader) serviceWithIP(ctx context.Context, ip netip.Addr) (*corev1.Serv
 }
 
 // nodeWithIP looks through the nodes page by page, for no selector finds one by its address.
-func (l *loader) nodeWithIP(ctx context.Context, ip netip.Addr) error {
+func (l *loader) nodeWithIP(ctx context.Context, ip netip.Addr) (name string, err error) {
 	o := metav1.ListOptions{Limit: pageSize}
 	for {
 		list, err := l.client.CoreV1().Nodes().List(ctx, o)
 		if err != nil {
-			return err
+			return "", err
 		}
 		for i := range list.Items {
 			for _, a := range list.Items[i].Status.Addresses {
 				if got, err := netip.ParseAddr(a.Address); err == nil && got.Unmap() == ip {
 					l.need(list.Items[i].Name)
-					return nil
+					return list.Items[i].Name, nil
 				}
 			}
 		}
 		if o.Continue = list.Continue; o.Continue == "" {
-			return nil
+			return "", nil
 		}
 	}
 }
 
-// nodePort adds the service that has a node port.
-func (l *loader) nodePort(ctx context.Context, port uint16) error {
+// nodePort adds the service that has a node port, or else the pod whose hostPort it is on that node.
+func (l *loader) nodePort(ctx context.Context, node string, port uint16) error {
 	for _, typ := range []corev1.ServiceType{corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer} {
 		o := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.type", string(typ)).String(), Limit: pageSize}
 		for {
@@ -400,7 +400,34 @@ func (l *loader) nodePort(ctx context.Context, port uint16) error {
 			}
 		}
 	}
-	return nil
+	if node == "" {
+		return nil
+	}
+	return l.hostPort(ctx, node, port)
+}
+
+func (l *loader) hostPort(ctx context.Context, node string, port uint16) error {
+	o := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String(), Limit: pageSize}
+	for {
+		list, err := l.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, o)
+		if err != nil {
+			return err
+		}
+		for i := range list.Items {
+			if p := &list.Items[i]; p.Spec.NodeName == node && !p.Spec.HostNetwork && p.Status.Phase == corev1.PodRunning && hasHostPort(p, port) {
+				return l.add(p)
+			}
+		}
+		if o.Continue = list.Continue; o.Continue == "" {
+			return nil
+		}
+	}
+}
+
+func hasHostPort(p *corev1.Pod, port uint16) bool {
+	return slices.ContainsFunc(p.Spec.Containers, func(c corev1.Container) bool {
+		return slices.ContainsFunc(c.Ports, func(p corev1.ContainerPort) bool { return p.HostPort == int32(port) })
+	})
 }
 
 // loadNodes fetches the nodes that endpoints are on.

@@ -60,6 +60,9 @@ func shop() []runtime.Object {
 	return []runtime.Object{
 		nodeObj("node1", "10.1.11.91"), nodeObj("node2", "10.1.11.92"), nodeObj("node3", "10.1.11.93"),
 		podObj("cart", "node1", "10.244.1.5"), podObj("web-abc-1", "node2", "10.244.2.7", owned), podObj("web-abc-2", "node3", "10.244.3.7", owned),
+		podObj("edge", "node1", "10.244.1.6", func(p *corev1.Pod) {
+			p.Spec.Containers = []corev1.Container{{Ports: []corev1.ContainerPort{{ContainerPort: 8080, HostPort: 9090, Protocol: proto}}}}
+		}),
 		podObj("hostnet", "node3", "10.1.11.93", func(p *corev1.Pod) { p.Spec.HostNetwork = true }),
 		&appsv1.Deployment{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"},
@@ -104,6 +107,8 @@ func TestLoad(t *testing.T) {
 		{"10.96.0.10:80", "svc/web:80", "node2 node3"},
 		{"10.1.11.92", "node/node2", "node2"},
 		{"10.1.11.93", "node/node3", "node3"},
+		{"node/node1:9090", "node/node1:9090", "node1"}, // a pod's hostPort
+		{"10.1.11.91:9090", "node/node1:9090", "node1"},
 		{"192.0.2.1", "192.0.2.1", ""},
 	} {
 		t.Run(tt.arg, func(t *testing.T) {
@@ -114,6 +119,9 @@ func TestLoad(t *testing.T) {
 			e, err := o.Lookup(tt.arg, "shop")
 			if err != nil || e.String() != tt.want {
 				t.Errorf("%s is %q, %v, want %q", tt.arg, e.String(), err, tt.want)
+			}
+			if e.Port == 9090 && (e.Pod == nil || e.Pod.Name != "edge") {
+				t.Errorf("the port is that of pod %+v", e.Pod)
 			}
 			var nodes []string
 			for _, n := range o.Nodes {
@@ -245,7 +253,7 @@ func TestLoadIsSmall(t *testing.T) {
 func TestNames(t *testing.T) {
 	c := &Cluster{Client: fake.NewClientset(shop()...), Namespace: "shop"}
 	for prefix, want := range map[string]string{
-		"":        "cart hostnet web-abc-1 web-abc-2 deploy/ node/ svc/",
+		"":        "cart edge hostnet web-abc-1 web-abc-2 deploy/ node/ svc/",
 		"we":      "web-abc-1 web-abc-2",
 		"s":       "svc/",
 		"svc/":    "svc/web",

@@ -84,6 +84,16 @@ func waiting(p *corev1.Pod) string {
 	return ""
 }
 
+// exited is how a pod's containers ended.
+func exited(p *corev1.Pod) string {
+	for _, s := range p.Status.ContainerStatuses {
+		if t := s.State.Terminated; t != nil {
+			return strings.TrimRight(fmt.Sprintf("(%s, exit status %d) %s", t.Reason, t.ExitCode, t.Message), " ")
+		}
+	}
+	return ""
+}
+
 // networkStatus is where Multus says which interfaces a pod has (the Kubernetes network custom resource definition
 // de-facto standard, version 1.3, section 5).
 const networkStatus = "k8s.v1.cni.cncf.io/network-status"

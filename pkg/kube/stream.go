@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
@@ -81,14 +82,22 @@ func start(ex remotecommand.Executor) *execStream {
 func (s *execStream) Read(b []byte) (int, error)  { return s.out.Read(b) }
 func (s *execStream) Write(b []byte) (int, error) { return s.in.Write(b) }
 
+// streamGrace is how long an agent may take to end after its input did.
+const streamGrace = 300 * time.Millisecond
+
 // Close ends the session: its input first, then all of it. Its error is why it failed, where it did by itself.
 func (s *execStream) Close() error {
-	_ = s.in.Close()
 	ended := false
 	select {
 	case <-s.done:
 		ended = true
 	default:
+	}
+	_ = s.in.Close()
+	go func() { _, _ = io.Copy(io.Discard, s.out) }() // what nobody reads must not hold the end up
+	select {
+	case <-s.done:
+	case <-time.After(streamGrace):
 	}
 	s.cancel()
 	_ = s.out.Close()

@@ -133,9 +133,21 @@ func (e *Edge) reach(ctx context.Context, wants []resolve.Want) error {
 		e.join(name, nodes[i])
 	}
 	if len(e.members) == 0 && len(names) > 0 || ctx.Err() != nil {
-		return errors.Join(append(slices.Compact(errs), ctx.Err())...)
+		return once(append(errs, ctx.Err()))
 	}
 	return nil
+}
+
+// once joins errors and says each thing once: all nodes may be refused alike.
+func once(errs []error) error {
+	said := make(map[string]bool)
+	return errors.Join(slices.DeleteFunc(errs, func(err error) bool {
+		if err == nil || said[err.Error()] {
+			return true
+		}
+		said[err.Error()] = true
+		return false
+	})...)
 }
 
 // join adds a node. Machines are numbered in the order in which they are met, so that all namespaces of one kernel

@@ -117,7 +117,7 @@ func (l *lister) endpoints(eps []inventory.Endpoint) error {
 			}
 		}
 		if err == nil && e.ServicePort != nil {
-			err = l.backends(l.inv.Backends(e.Service, e.ServicePort))
+			err = l.backends(l.inv.Behind(e))
 		}
 		if err != nil {
 			return err

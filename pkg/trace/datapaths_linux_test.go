@@ -134,7 +134,7 @@ func TestServices(t *testing.T) {
 				t.Errorf("the request ends at %s %s", last.Interface, last.Direction)
 			}
 			r, err := trace.Path(t.Context(), options(inv, "coffee-1", "svc/milk:80", "icmp"))
-			if err != nil || r.Verdict.Status != report.Broken || !strings.HasPrefix(r.Verdict.Cause, "netfilter-") {
+			if err != nil || r.Verdict.Status != report.Broken || r.Verdict.Cause != "service-no-endpoints" {
 				t.Errorf("a service without endpoints: %v, %+v", err, r.Verdict)
 			}
 			if _, err := trace.Path(t.Context(), options(inv, "coffee-1", "svc/echo:7", "tcp:80")); err == nil {

@@ -2,6 +2,7 @@ package trace
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -51,6 +52,9 @@ func aim(inv *inventory.Inventory, spec probe.Spec, dst inventory.Endpoint) (pro
 			hint: "name one: svc/NAME:PORT, with --probe udp if it is one of UDP; its ports are " + ports(dst.Service),
 		}
 	}
+	if dst.Kind == inventory.KindService && dst.Service.Headless {
+		return aimHeadless(inv, spec, dst, proto)
+	}
 	if spec.Port != 0 && spec.Port != dst.Port {
 		return spec, dst, &Error{
 			Msg:  fmt.Sprintf("probe %s and destination %q name two ports", spec, dst.String()),
@@ -59,6 +63,21 @@ func aim(inv *inventory.Inventory, spec probe.Spec, dst inventory.Endpoint) (pro
 	}
 	if spec.Proto != probe.None {
 		spec = probe.Spec{Proto: strings.ToLower(proto), Port: dst.Port}
+	}
+	return spec, dst, nil
+}
+
+// aimHeadless takes an endpoint for a headless service: nothing stands in between that would translate an address or
+// a port, so the packets go to the endpoint's own.
+func aimHeadless(inv *inventory.Inventory, spec probe.Spec, dst inventory.Endpoint, proto string) (probe.Spec, inventory.Endpoint, error) {
+	backends := inv.Behind(dst)
+	if len(backends) == 0 {
+		return spec, dst, &Error{Msg: fmt.Sprintf("headless service %q has no ready endpoint", dst.String()), hint: "see its selector, and why its pods are not ready"}
+	}
+	b := backends[0]
+	dst.IPs = append([]netip.Addr{b.IP}, slices.DeleteFunc(slices.Clone(dst.IPs), func(ip netip.Addr) bool { return ip == b.IP })...)
+	if spec.Proto != probe.None {
+		spec = probe.Spec{Proto: strings.ToLower(proto), Port: b.Port}
 	}
 	return spec, dst, nil
 }
@@ -77,7 +96,7 @@ func (s *session) far() []string {
 	if e.ServicePort == nil {
 		return nil
 	}
-	all := s.o.Inventory.Backends(e.Service, e.ServicePort)
+	all := s.o.Inventory.Behind(e)
 	left := len(all) - len(resolve.Near(all))
 	if left == 0 {
 		return nil
@@ -94,7 +113,7 @@ func (s *session) targets() error {
 	if e.ServicePort == nil {
 		return nil
 	}
-	all := inv.Backends(e.Service, e.ServicePort)
+	all := inv.Behind(e)
 	near := resolve.Near(all)
 	for _, b := range all {
 		t := Target{Backend: b}

@@ -2,10 +2,12 @@ package trace
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/inventory"
+	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/report"
@@ -22,9 +24,14 @@ var echoService = inventory.Service{
 func serviceInventory() *inventory.Inventory {
 	ip := netip.MustParseAddr
 	return &inventory.Inventory{
-		Nodes:    []inventory.Node{{Name: "node1", InternalIPs: []netip.Addr{ip("10.1.11.91")}}},
-		Services: []inventory.Service{echoService},
-		Pods:     []inventory.Pod{{Namespace: "default", Name: "tea-1", Node: "node1", IPs: []netip.Addr{tablestest.Tea1IP}}},
+		Nodes: []inventory.Node{{Name: "node1", InternalIPs: []netip.Addr{ip("10.1.11.91")}}},
+		Services: []inventory.Service{echoService, {
+			Namespace: "default", Name: "direct", Headless: true, Ports: []inventory.ServicePort{{Name: "web", Proto: "TCP", Port: 80}},
+		}},
+		Pods: []inventory.Pod{{
+			Namespace: "default", Name: "tea-1", Node: "node1", IPs: []netip.Addr{tablestest.Tea1IP},
+			Ports: []inventory.ContainerPort{{Port: 8080}, {Name: "tea", Port: 8080, HostPort: 9090, Proto: "TCP"}},
+		}},
 		EndpointSlices: []inventory.EndpointSlice{{
 			Namespace: "default", Name: "echo-x", Service: "echo", Ports: []inventory.SlicePort{{Name: "tcp", Proto: "TCP", Port: 7007}},
 			Endpoints: []inventory.SliceEndpoint{
@@ -32,6 +39,9 @@ func serviceInventory() *inventory.Inventory {
 				{IPs: []netip.Addr{tablestest.Coffee2IP}, Ready: false, Node: "node2"},
 				{IPs: []netip.Addr{ip("192.0.2.9")}, Ready: true},
 			},
+		}, {
+			Namespace: "default", Name: "direct-x", Service: "direct", Ports: []inventory.SlicePort{{Name: "web", Proto: "TCP", Port: 8080}},
+			Endpoints: []inventory.SliceEndpoint{{IPs: []netip.Addr{tablestest.Tea1IP}, Ready: true, Node: "node1"}},
 		}},
 	}
 }
@@ -54,6 +64,11 @@ func TestAim(t *testing.T) {
 		{to: "node/node1:30007", how: "icmp", want: "udp:30007", serviced: "udp"},
 		{to: "node/node1:30007", how: "tcp", want: "tcp:30007"}, // the node's own, not the service's
 		{to: "node/node1", how: "icmp", want: "icmp"},
+		{to: "svc/direct", how: "icmp", want: "tcp:8080", serviced: "web"}, // nobody translates the service's port
+		{to: "svc/direct:80", how: "none", want: "none", serviced: "web"},
+		{to: "node/node1:9090", how: "icmp", want: "tcp:9090", serviced: "tea"}, // a pod's hostPort
+		{to: "10.1.11.91:9090", how: "icmp", want: "tcp:9090", serviced: "tea"},
+		{to: "node/node1:9090", how: "udp", want: "udp:9090"},
 		{to: "192.0.2.1:53", how: "udp", want: "udp:53"},
 	} {
 		t.Run(c.to+" "+c.how, func(t *testing.T) {
@@ -97,6 +112,42 @@ func TestTargets(t *testing.T) {
 	got := s.c.Targets
 	if err != nil || len(got) != 2 || got[0].At.PodNetns != tablestest.Tea1 || got[0].Port != 7007 || !got[1].At.PodNetns.IsZero() {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestTargetOfHostPort: the pod, at its own port.
+func TestTargetOfHostPort(t *testing.T) {
+	inv := serviceInventory()
+	e, err := inv.Lookup("node/node1:9090", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &session{o: Options{Inventory: inv}, edge: node.NewEdge(node.Direct())}
+	s.c.Snapshot, s.c.Destination = tablestest.Cluster(), e
+	err = s.targets()
+	got := s.c.Targets
+	if err != nil || len(got) != 1 || got[0].At.PodNetns != tablestest.Tea1 || got[0].Port != 8080 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestServiceWithoutEndpoints: the rule that refuses is kube-proxy's, and is right.
+func TestServiceWithoutEndpoints(t *testing.T) {
+	k := docCase(tablestest.Cluster())
+	k.Destination = inventory.Endpoint{Kind: inventory.KindService, Name: "echo", Service: &echoService, ServicePort: &echoService.Ports[0]}
+	k.To = resolve.Location{}
+	k.Flow.Proto, k.Flow.ICMPType, k.Flow.SrcPort, k.Flow.Dst, k.Flow.DstPort, k.Flow.TCPFlags = forward.ProtoTCP, 0, 40000, echoService.ClusterIPs[0], 7, tcpSyn
+	k.Snapshot.ByID(tablestest.Node1).Netfilter = &netfilter.Ruleset{Tables: []netfilter.Table{{
+		Backend: netfilter.BackendLegacy, Family: netfilter.FamilyIPv4, Name: "filter", Chains: []netfilter.Chain{{
+			Name: "FORWARD", Base: true, Type: "filter", Hook: netfilter.HookForward,
+			Rules: []netfilter.Rule{{Number: 1, Exprs: []netfilter.Expr{
+				{Op: netfilter.OpTuple, Tuple: &netfilter.Match{Dst: netip.PrefixFrom(k.Flow.Dst, 32)}}, {Op: netfilter.OpReject},
+			}}},
+		}},
+	}}}
+	r := Judge(k)
+	if r.Verdict.Cause != "service-no-endpoints" || strings.Contains(r.Verdict.Remedy, "delete") {
+		t.Errorf("%+v", r.Verdict)
 	}
 }
 

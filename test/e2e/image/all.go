@@ -1,0 +1,30 @@
+package image
+
+import "path/filepath"
+
+// References of the images that the tests use.
+const (
+	Pause    = "podtrace.dev/e2e/pause:1"
+	TestPod  = "podtrace.dev/e2e/testpod:1"
+	Podtrace = "podtrace.dev/e2e/podtrace:1"
+)
+
+// Archives are the names of the files that All makes.
+var Archives = []string{"pause.tar", "testpod.tar", "podtrace.tar"}
+
+// All makes the archives of the programs in a folder, and leaves them there.
+func All(bin string) error {
+	for i, im := range []struct {
+		reference, program string
+		args               []string
+	}{
+		{Pause, "testpod", []string{"pause"}},
+		{TestPod, "testpod", nil},
+		{Podtrace, "podtrace", nil},
+	} {
+		if err := Write(filepath.Join(bin, Archives[i]), im.reference, filepath.Join(bin, im.program), im.program, im.args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
