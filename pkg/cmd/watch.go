@@ -94,8 +94,8 @@ func newWatchCmd(s *Streams, runF func(context.Context, *watchOptions) error) *c
 	return c
 }
 
-// defaultMemory holds a tenth of a second at a million sightings a second, and minutes of ordinary traffic.
-const defaultMemory = 12 << 20
+// defaultMemory holds nearly a tenth of a second at a million sightings a second, and minutes of ordinary traffic.
+const defaultMemory = 8 << 20
 
 func (o *watchOptions) complete(c *cobra.Command, args []string) error {
 	o.Probe = "none"
@@ -137,6 +137,7 @@ func runWatch(ctx context.Context, o *watchOptions) error {
 	if err != nil {
 		return err
 	}
+	thrifty()
 	to.Full, to.NoBPF, to.Contrast = o.Full, o.NoBPF, trace.ContrastNever
 	o.apply(&to)
 	watching, stop := ctx, context.CancelFunc(func() {})
@@ -146,7 +147,7 @@ func runWatch(ctx context.Context, o *watchOptions) error {
 	defer stop()
 	w := &watcher{o: o, shelf: shelf{folder: o.Write, most: int64(o.MaxBytes)}}
 	rec, err := trace.Record(watching, to, trace.RecordOptions{
-		Keep: o.Keep, Memory: int(o.Memory), Bound: o.MaxLatency, OnIncident: w.incident,
+		Keep: o.Keep, Memory: int(o.Memory), Bound: o.MaxLatency, OnIncident: w.incident, Rest: rest,
 	})
 	if rec == nil {
 		return err

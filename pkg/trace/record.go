@@ -22,8 +22,17 @@ type RecordOptions struct {
 	Keep   time.Duration // how much of the past an incident has, if Memory holds as much
 	Memory int           // bytes of frames that are kept
 	Bound  time.Duration // a packet that takes longer is an incident; 0: none is
+	// Rest, if set, is called before the rings are made and after each judgement: much of the memory that was in
+	// use is not needed until the next.
+	Rest func()
 	// OnIncident gets each incident, from the goroutine that called Record. It says whether to go on.
 	OnIncident func(*Incident) (more bool, err error)
+}
+
+func (r *RecordOptions) rest() {
+	if r.Rest != nil {
+		r.Rest()
+	}
 }
 
 // Incident is something that happened to a packet, with all that a judgement of it rests on.
@@ -53,6 +62,9 @@ const (
 	lull = 30 * time.Second
 	// apart is the least time between two looks at the same trouble.
 	apart = time.Second
+	// mostExamined is how many frames an incident is judged by: the newest. A judgement takes some kilobytes of
+	// memory for each.
+	mostExamined = 4000
 	// pending bounds the notices that wait to be looked at.
 	pending = 64
 )
@@ -144,12 +156,14 @@ func (t *taping) arm(ctx context.Context) (err error) {
 		cfg.SnapLen = fullSnapLen
 	}
 	t.o.say("arming %d taps", len(pts))
+	t.r.rest()
 	if t.ses, err = capture.Open(ctx, cfg); err != nil {
 		return err
 	}
 	t.ses.Start()
 	t.o.say("armed in %s, watching", t.ses.ArmDuration().Round(10*time.Microsecond))
 	t.drops, t.before = st.watchDrops(p), st.readCounters(ctx)
+	t.r.rest()
 	return nil
 }
 
@@ -304,6 +318,7 @@ func (t *taping) examine(ctx context.Context, n recorder.Notice, end time.Time) 
 	}
 	t.before = after
 	st.takeNeighbours(p)
+	defer t.r.rest()
 	return &Incident{Notice: n, Case: c, Report: Judge(c)}, nil
 }
 
@@ -353,8 +368,8 @@ func (c *Case) aim(n recorder.Notice) {
 // window takes the frames that an incident is judged by, and what the points lost meanwhile.
 func (t *taping) window(n recorder.Notice, end time.Time) (frames []capture.Frame, points []Point) {
 	from := n.Time.Add(-t.r.Keep)
-	t.ses.Between(func() { frames = t.history.Frames(from, end, mostFrames) })
-	if len(frames) == mostFrames { // of each point the newest: from the moment on at which all are there
+	t.ses.Between(func() { frames = t.history.Frames(from, end, mostExamined) })
+	if len(frames) == mostExamined { // of each point the newest: from the moment on at which all are there
 		frames = sinceAll(frames)
 	}
 	slices.SortStableFunc(frames, func(a, b capture.Frame) int { return a.Time.Compare(b.Time) })
