@@ -9,6 +9,7 @@ FUZZTIME ?= 20000x
 BENCH ?= .
 CHAOS ?= 5
 HEALTHY_RUNS ?= 1000
+SOAK ?= 10m
 export GOFLAGS += -buildvcs=false
 
 .DEFAULT_GOAL := help
@@ -66,6 +67,10 @@ faults: ## every fault of every lab: the tables of verdicts
 .PHONY: healthy
 healthy: ## HEALTHY_RUNS (1000) healthy paths over all datapaths, half of them under load: no finding
 	HEALTHY_RUNS=$(HEALTHY_RUNS) $(GO) test ./pkg/trace -run TestHealthyRuns -v -timeout 60m
+
+.PHONY: soak
+soak: ## a recorder for SOAK (10m) while the lab breaks and heals: no growth in memory, descriptors, goroutines
+	SOAK=$(SOAK) $(GO) test ./pkg/trace -run TestSoak -v -count=1 -timeout 90m
 
 .PHONY: bench-offline
 bench-offline: ## flows of large capture files: speed and memory against tcpdump's, answers against the truth

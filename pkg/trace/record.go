@@ -2,8 +2,8 @@ package trace
 
 import (
 	"context"
-	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/podtrace/podtrace/pkg/capture"
@@ -88,8 +88,19 @@ type recording struct {
 	r   RecordOptions
 	sum Recorded
 	// last is what the latest incident was about, and when it was noticed last.
-	last     string
+	last     trouble
 	lastSeen time.Time
+}
+
+// trouble is what an incident is about.
+type trouble struct{ leg, node, iface, cause string }
+
+// same reports whether it is the trouble of before: at the same place, with the same cause or none that the tables
+// show (they may have been mended since the packet was lost).
+func (t trouble) same(before trouble) bool {
+	at := t
+	at.cause = before.cause
+	return at == before && (t.cause == before.cause || strings.HasPrefix(t.cause, "lost-after-"))
 }
 
 // taping is one set of taps at work.
@@ -229,8 +240,8 @@ func pause(ctx context.Context, d time.Duration) error {
 func (t *taping) consider(ctx context.Context, n recorder.Notice) (more bool, err error) {
 	end := n.Time.Add(grace)
 	if span := time.Since(t.oldest()); span > 4*aftermath || span < aftermath {
-		_ = pause(ctx, aftermath) // there is room, or hardly anything has been seen
-		end = time.Now()
+		_ = pause(ctx, aftermath)    // there is room, or hardly anything has been seen
+		end = time.Now().Add(-grace) // what came since may still be in some of the rings
 	}
 	n = t.worst(n)
 	in, err := t.examine(ctx, n, end)
@@ -249,16 +260,17 @@ func (t *taping) consider(ctx context.Context, n recorder.Notice) (more bool, er
 		t.sum.Dismissed++
 		return true, nil
 	}
-	what := fmt.Sprint(v.Status, v.Cause, v.Leg, v.Node, v.Interface)
+	now := trouble{leg: v.Leg, node: v.Node, iface: v.Interface, cause: v.Cause}
 	if !faulty {
-		what = string(n.Kind)
+		now.cause = string(n.Kind)
 	}
-	again := what == t.last && time.Since(t.lastSeen) < lull
-	t.last, t.lastSeen = what, time.Now()
+	again := now.same(t.last) && time.Since(t.lastSeen) < lull
+	t.lastSeen = time.Now()
 	if again {
 		t.sum.Again++
 		return true, pause(ctx, apart)
 	}
+	t.last = now
 	t.sum.Incidents++
 	return t.r.OnIncident(in)
 }
