@@ -57,6 +57,8 @@ type Config struct {
 	// reads. It must not block, change Data, or call the Session. The frame is the callee's to read
 	// during the call alone.
 	OnFrame func(*Frame)
+	// Reserve has rings that were made ahead; nil: all are made by Open.
+	Reserve *Reserve
 	// Engine takes the frames; "" is EngineRing.
 	Engine Engine
 	// Stream keeps no frame: OnFrame has them, and Result.Frames is empty.

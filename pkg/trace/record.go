@@ -125,7 +125,9 @@ type sample struct {
 
 // session records until ctx ends, an incident ends it (more is false), or the path has other taps (more is true).
 func (rec *recording) session(ctx context.Context) (more bool, err error) {
-	s, err := start(ctx, rec.o)
+	o := rec.o
+	o.taps = true
+	s, err := start(ctx, o)
 	if err != nil {
 		return false, err
 	}
@@ -154,17 +156,17 @@ func (t *taping) arm(ctx context.Context) (err error) {
 		default: // as many as this are being looked at
 		}
 	})
-	cfg := capture.Config{Points: pts, Engine: t.o.Engine, Stream: true, OnFrame: func(f *capture.Frame) {
+	cfg := captureConfig(&t.o, pts)
+	cfg.Reserve, cfg.Stream = st.reserve, true
+	cfg.OnFrame = func(f *capture.Frame) {
 		t.history.Add(f)
 		t.watch.Look(f)
-	}, OnRound: func() time.Duration {
+	}
+	cfg.OnRound = func() time.Duration {
 		if t.watch.Tick(time.Now()) {
 			return grace
 		}
 		return 0
-	}}
-	if t.o.Full {
-		cfg.SnapLen = fullSnapLen
 	}
 	t.o.say("arming %d taps", len(pts))
 	t.r.rest()

@@ -90,14 +90,12 @@ func (st *stage) observe(ctx context.Context, pr *probe.Prober) error {
 		return err
 	}
 	var last atomic.Int64 // when the newest frame was read, in ns
-	cfg := capture.Config{Points: pts, Engine: st.o.Engine}
+	cfg := captureConfig(&st.o, pts)
+	cfg.Reserve = st.reserve
 	if pr == nil {
 		cfg.MaxTotal = mostFrames
 	} else {
 		cfg.OnFrame = func(*capture.Frame) { last.Store(time.Now().UnixNano()) }
-	}
-	if st.o.Full {
-		cfg.SnapLen = fullSnapLen
 	}
 	st.o.say("arming %d taps", len(pts))
 	var ses *capture.Session
@@ -231,6 +229,15 @@ func quiesce(ctx context.Context, last *atomic.Int64) {
 		}
 		time.Sleep(left)
 	}
+}
+
+// captureConfig is what the options say of a capture.
+func captureConfig(o *Options, pts []capture.Point) capture.Config {
+	cfg := capture.Config{Points: pts, Engine: o.Engine}
+	if o.Full {
+		cfg.SnapLen = fullSnapLen
+	}
+	return cfg
 }
 
 // fullSnapLen keeps any frame whole, super-packets included.

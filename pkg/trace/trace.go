@@ -36,6 +36,8 @@ type Options struct {
 	// Progress, if set, is told each step; it must not block.
 	Progress func(format string, args ...any)
 	Version  string
+
+	taps bool // the interfaces of the path will be tapped
 }
 
 func (o *Options) say(format string, args ...any) {
@@ -62,6 +64,7 @@ type session struct {
 	c       Case
 	sources []tables.Source
 	close   func() error
+	reserve *capture.Reserve
 }
 
 // start resolves both ends and reads every table on the way.
@@ -86,6 +89,7 @@ func start(ctx context.Context, o Options) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.prepareTaps()
 	if err := s.read(ctx); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
@@ -93,6 +97,28 @@ func start(ctx context.Context, o Options) (*session, error) {
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
+}
+
+// prepareTaps begins to make rings while the tables are read: one for a pod, and for a node as many as the usual
+// path has (the pod's veth, a bridge, a tunnel, the uplink).
+func (s *session) prepareTaps() {
+	const perNode = 4
+	if !s.o.taps || s.o.Engine == capture.EnginePcap {
+		return
+	}
+	want := make(map[*netns.Handle]int)
+	for _, src := range s.sources {
+		want[src.Netns] = 1
+		if src.Name == tables.HostName {
+			want[src.Netns] = perNode
+		}
+	}
+	s.reserve = capture.NewReserve(captureConfig(&s.o, nil), want)
+	places, reserve := s.close, s.reserve
+	s.close = func() error {
+		reserve.Close()
+		return places()
+	}
 }
 
 // refuse says plainly what cannot be traced.
