@@ -442,7 +442,8 @@ func TestMaxTotal(t *testing.T) {
 			t.Fatalf("a frame of %v is after the cut at %v", f.Time, r.Cut)
 		}
 	}
-	if r.Cut.IsZero() || count[7] != 100 || count[8] < 100 || count[8] > 101 { // it is sent before it is received
+	// one of them is cut at its hundredth frame; the same one passes the other a little earlier or later
+	if lo, hi := min(count[7], count[8]), max(count[7], count[8]); r.Cut.IsZero() || lo < 99 || hi < 100 || hi > 101 {
 		t.Errorf("%v frames until %v", count, r.Cut)
 	}
 	for _, st := range r.Points {
