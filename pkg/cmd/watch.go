@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -168,7 +169,8 @@ func runWatch(ctx context.Context, o *watchOptions) error {
 
 // extentOf says in one line what was watched.
 func extentOf(r *trace.Recorded) string {
-	s := fmt.Sprintf("watched %d packets, %d sightings; %d incidents", r.Packets, r.Sightings, r.Incidents)
+	var s strings.Builder
+	fmt.Fprintf(&s, "watched %d packets, %d sightings; %d incidents", r.Packets, r.Sightings, r.Incidents)
 	for _, n := range []struct {
 		count uint64
 		what  string
@@ -181,10 +183,10 @@ func extentOf(r *trace.Recorded) string {
 		{r.Drops, "frames that found no room in a ring"},
 	} {
 		if n.count > 0 {
-			s += fmt.Sprintf(", %d %s", n.count, n.what)
+			fmt.Fprintf(&s, ", %d %s", n.count, n.what)
 		}
 	}
-	return s
+	return s.String()
 }
 
 // watcher takes the incidents.

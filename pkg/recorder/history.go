@@ -96,7 +96,7 @@ func flagsOf(f *capture.Frame) (b byte) {
 // are in order.
 func (h *History) Frames(from, to time.Time, most int) []capture.Frame {
 	count, bytes := 0, 0
-	h.each(from, to, func(rec, data []byte) { count, bytes = count+1, bytes+len(data) })
+	h.each(from, to, func(_, data []byte) { count, bytes = count+1, bytes+len(data) })
 	skip := max(count-most, 0)
 	out := make([]capture.Frame, 0, count-skip)
 	arena := make([]byte, 0, bytes)

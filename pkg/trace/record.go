@@ -64,7 +64,7 @@ const (
 	apart = time.Second
 	// mostExamined is how many frames an incident is judged by: the newest. A judgement takes some kilobytes of
 	// memory for each.
-	mostExamined = 4000
+	mostExamined = 1500
 	// pending bounds the notices that wait to be looked at.
 	pending = 64
 )

@@ -22,7 +22,7 @@ import (
 )
 
 // chatter sends datagrams from coffee-1 to a port of coffee-2 that answers, until ctx ends.
-func chatter(t testing.TB, ctx context.Context, inv *inventory.Inventory, every time.Duration) (wait func()) {
+func chatter(ctx context.Context, t testing.TB, inv *inventory.Inventory, every time.Duration) (wait func()) {
 	t.Helper()
 	from, err := inv.Lookup("coffee-1", "default")
 	if err != nil {
@@ -60,7 +60,7 @@ func chatter(t testing.TB, ctx context.Context, inv *inventory.Inventory, every 
 }
 
 // record starts a recorder; incidents come on the channel, and end gives what it saw.
-func record(t testing.TB, ctx context.Context, inv *inventory.Inventory) (incidents chan *trace.Incident, end func() *trace.Recorded) {
+func record(ctx context.Context, t testing.TB, inv *inventory.Inventory) (incidents chan *trace.Incident, end func() *trace.Recorded) {
 	t.Helper()
 	incidents = make(chan *trace.Incident, 100)
 	armed := make(chan struct{}, 100)
@@ -102,8 +102,8 @@ func TestRecord(t *testing.T) {
 	inv := up(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	incidents, end := record(t, ctx, inv)
-	quiet := chatter(t, ctx, inv, 10*time.Millisecond)
+	incidents, end := record(ctx, t, inv)
+	quiet := chatter(ctx, t, inv, 10*time.Millisecond)
 	time.Sleep(2 * time.Second)
 	for _, f := range []struct{ id, node string }{{"fdb-missing", "node1"}, {"forward-policy-drop", "node2"}} {
 		if err := lab.Break(ctx, labOptions(), f.id, f.node); err != nil {
@@ -171,8 +171,8 @@ func TestSoak(t *testing.T) {
 	inv := up(t)
 	ctx, cancel := context.WithTimeout(t.Context(), length)
 	defer cancel()
-	incidents, end := record(t, ctx, inv)
-	quiet := chatter(t, ctx, inv, 500*time.Microsecond)
+	incidents, end := record(ctx, t, inv)
+	quiet := chatter(ctx, t, inv, 500*time.Microsecond)
 	var all []footprint
 	for i := 0; ctx.Err() == nil; i++ {
 		if i%10 == 9 {
