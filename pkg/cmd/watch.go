@@ -95,8 +95,9 @@ func newWatchCmd(s *Streams, runF func(context.Context, *watchOptions) error) *c
 	return c
 }
 
-// defaultMemory holds nearly a tenth of a second at a million sightings a second, and minutes of ordinary traffic.
-const defaultMemory = 8 << 20
+// defaultMemory holds 60 ms of a million sightings a second, longer than it takes to notice a loss, and minutes of
+// ordinary traffic. With ten rings the whole stays below 64 MB.
+const defaultMemory = 6 << 20
 
 func (o *watchOptions) complete(c *cobra.Command, args []string) error {
 	o.Probe = "none"

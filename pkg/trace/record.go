@@ -2,6 +2,7 @@ package trace
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -55,7 +56,7 @@ type Recorded struct {
 const (
 	// grace is how long after its first sighting a packet must have been seen everywhere: rings hold a frame
 	// back for their retire timeout, and are read at a pace.
-	grace = 40 * time.Millisecond
+	grace = 30 * time.Millisecond
 	// aftermath is how much longer is waited where there is room: what follows a loss tells of its cause.
 	aftermath = 300 * time.Millisecond
 	// lull is the time after which the same trouble counts as new.
@@ -63,8 +64,8 @@ const (
 	// apart is the least time between two looks at the same trouble.
 	apart = time.Second
 	// mostExamined is how many frames an incident is judged by: the newest. A judgement takes some kilobytes of
-	// memory for each.
-	mostExamined = 1500
+	// memory for each. Whether headers are right, fewer tell.
+	mostExamined, mostForHeaders = 1500, 500
 	// pending bounds the notices that wait to be looked at.
 	pending = 64
 )
@@ -75,6 +76,9 @@ func Record(ctx context.Context, o Options, r RecordOptions) (*Recorded, error) 
 	rec := &recording{o: o, r: r, sum: Recorded{Stats: recorder.Stats{Noticed: map[recorder.Kind]uint64{}}}}
 	for ctx.Err() == nil {
 		more, err := rec.session(ctx)
+		if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+			err = nil // the end came while tables were read
+		}
 		if err != nil || !more {
 			return &rec.sum, err
 		}
@@ -381,9 +385,12 @@ func (c *Case) aim(n recorder.Notice) {
 
 // window takes the frames that an incident is judged by, and what the points lost meanwhile.
 func (t *taping) window(n recorder.Notice, end time.Time) (frames []capture.Frame, points []Point) {
-	from := n.Time.Add(-t.r.Keep)
-	t.ses.Between(func() { frames = t.history.Frames(from, end, mostExamined) })
-	if len(frames) == mostExamined { // of each point the newest: from the moment on at which all are there
+	from, most := n.Time.Add(-t.r.Keep), mostExamined
+	if n.Kind == recorder.Rewrite {
+		most = mostForHeaders
+	}
+	t.ses.Between(func() { frames = t.history.Frames(from, end, most) })
+	if len(frames) == most { // of each point the newest: from the moment on at which all are there
 		frames = sinceAll(frames)
 	}
 	slices.SortStableFunc(frames, func(a, b capture.Frame) int { return a.Time.Compare(b.Time) })
