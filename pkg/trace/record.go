@@ -117,6 +117,9 @@ type taping struct {
 	watch   *recorder.Detector
 	notices chan recorder.Notice
 	drops   *kdrop.Watcher
+	dropped []kdrop.Drop // what it saw in the last seconds
+	unseen  int          // that found no room
+	dropErr error
 	before  []*counters.Snapshot
 	stats   []sample // of the last seconds
 }
@@ -180,7 +183,7 @@ func (t *taping) arm(ctx context.Context) (err error) {
 	t.ses.Start()
 	t.o.say("armed in %s, watching", t.ses.ArmDuration().Round(10*time.Microsecond))
 	t.r.rest()
-	t.drops, t.before = st.watchDrops(p), st.readCounters(ctx)
+	t.drops, t.before = st.watchAnyDrops(p), st.readCounters(ctx)
 	t.r.rest()
 	return nil
 }
@@ -215,6 +218,7 @@ func (t *taping) run(ctx context.Context) (more bool, err error) {
 		case <-ctx.Done():
 			return false, nil
 		case <-second.C:
+			t.takeDrops()
 			if t.sample() {
 				t.o.say("an interface of the path went down: setting the taps anew")
 				return true, pause(ctx, apart)
@@ -225,6 +229,20 @@ func (t *taping) run(ctx context.Context) (more bool, err error) {
 			}
 		}
 	}
+}
+
+// takeDrops takes what the kernel dropped, so that there is room for more, and forgets what is long ago.
+func (t *taping) takeDrops() {
+	const most = 1000
+	if t.drops == nil {
+		return
+	}
+	drops, lost, err := t.drops.Take()
+	t.dropped = append(t.dropped, drops...)
+	old := time.Now().Add(-t.r.Keep)
+	t.dropped = slices.DeleteFunc(t.dropped, func(d kdrop.Drop) bool { return d.Time.Before(old) })
+	t.dropped = t.dropped[max(0, len(t.dropped)-most):]
+	t.unseen, t.dropErr = lost, err
 }
 
 // sample takes the counts, and reports whether a tap has ended.
@@ -326,13 +344,15 @@ func (t *taping) examine(ctx context.Context, n recorder.Notice, end time.Time) 
 	if len(frames) > 0 { // a packet that was under way when they begin is not seen whole
 		c.Observed.Begin = earliest(frames).Add(underWay).UnixNano()
 	}
+	if n.Kind == recorder.Lost { // those before it passed by other tables, perhaps; they are kept, and not judged
+		c.Observed.Begin = max(c.Observed.Begin, n.Time.UnixNano())
+	}
 	st := &stage{session: s, c: c, spec: probe.Spec{Proto: probe.None}}
 	p := newPlan(c)
 	c.Opinion = st.ask(p)
-	if n.Kind != recorder.Rewrite { // headers are no drop, and to watch anew costs ten times as much as all else
-		st.takeDrops(t.drops)
-		t.drops = st.renewDrops(t.drops, p)
-	}
+	t.takeDrops()
+	c.Witness.Drops = slices.DeleteFunc(slices.Clone(t.dropped), func(d kdrop.Drop) bool { return d.Time.UnixNano() < c.Observed.Begin })
+	st.missDrops(t.unseen, t.dropErr)
 	after := st.readCounters(ctx)
 	if len(after) == len(t.before) {
 		st.takeCounters(t.before, after)
@@ -343,16 +363,12 @@ func (t *taping) examine(ctx context.Context, n recorder.Notice, end time.Time) 
 	return &Incident{Notice: n, Case: c, Report: Judge(c)}, nil
 }
 
-// renewDrops goes on to watch the kernel's drops.
-func (st *stage) renewDrops(old *kdrop.Watcher, p plan) *kdrop.Watcher {
-	if old == nil {
-		return nil
-	}
-	_ = old.Close() // what it saw has been taken
-	missed := st.c.Witness.Missed
-	w := st.watchDrops(p)
-	st.c.Witness.Missed = missed
-	return w
+// watchAnyDrops asks for the kernel's drops of whatever flow there will be between the two ends.
+func (st *stage) watchAnyDrops(p plan) *kdrop.Watcher {
+	flow := st.c.Flow
+	defer func() { st.c.Flow = flow }()
+	st.c.Flow = forward.Flow{Src: flow.Src, Dst: flow.Dst}
+	return st.watchDrops(p)
 }
 
 // again is the case as it was resolved, without what was seen.

@@ -204,6 +204,11 @@ func (st *stage) takeDrops(w *kdrop.Watcher) {
 	}
 	drops, lost, err := w.Stop()
 	st.c.Witness.Drops = drops
+	st.missDrops(lost, err)
+}
+
+// missDrops says what the kernel's drops do not show.
+func (st *stage) missDrops(lost int, err error) {
 	if lost > 0 {
 		st.c.Witness.Missed = append(st.c.Witness.Missed, fmt.Sprintf("%d of the kernel's drop reports found no room", lost))
 	}
