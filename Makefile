@@ -10,6 +10,8 @@ BENCH ?= .
 CHAOS ?= 5
 HEALTHY_RUNS ?= 1000
 SOAK ?= 10m
+IMAGE ?= ghcr.io/podtrace/podtrace:$(VERSION)
+IMAGE_PLATFORMS ?= linux/amd64 linux/arm64
 export GOFLAGS += -buildvcs=false
 
 .DEFAULT_GOAL := help
@@ -22,13 +24,35 @@ help: ## list the targets
 build: ## build bin/podtrace (static) and bin/kubectl-podtrace
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/podtrace ./cmd/podtrace
 	ln -sf podtrace bin/kubectl-podtrace
+	ln -sf podtrace bin/kubectl_complete-podtrace
+
+.PHONY: image
+image: ## the agents' image as an OCI archive, dist/podtrace-image.tar, without a container engine
+	@for p in $(IMAGE_PLATFORMS); do \
+		echo "build $$p"; \
+		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/$$p/podtrace ./cmd/podtrace || exit 1; \
+	done
+	$(GO) run -C hack/image . -name '$(IMAGE)' -o '$(CURDIR)/dist/podtrace-image.tar' $(foreach p,$(IMAGE_PLATFORMS),$(p)=$(CURDIR)/dist/$(p)/podtrace)
+	@echo "dist/podtrace-image.tar: $(IMAGE)"
+
+.PHONY: dist
+dist: ## archives for every system, their sums, and the krew manifest, in dist/
+	@for os in linux darwin windows; do for arch in amd64 arm64; do \
+		echo "build $$os/$$arch"; ext=; [ $$os != windows ] || ext=.exe; \
+		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/$$os/$$arch/podtrace$$ext ./cmd/podtrace || exit 1; \
+	done; done
+	$(GO) run ./hack/krew -version '$(VERSION)' -dist dist
+
+.PHONY: modules
+modules: ## vet and test the modules under hack/ that have a go.mod of their own
+	@for m in hack/*/go.mod; do d=$$(dirname $$m); echo "test $$d"; $(GO) vet -C $$d ./... && $(GO) test -C $$d ./... || exit 1; done
 
 .PHONY: demo
 demo: build ## bring the lab up, trace, break, diagnose, mend, take it down
 	@hack/demo bin/podtrace
 
 .PHONY: test
-test: tools vet lint race libpcap faults fuzz cross ## everything that CI runs
+test: tools vet lint race libpcap modules faults fuzz cross ## everything that CI runs
 
 .PHONY: tools
 tools: ## see to it that the tools that tests compare with are there (as root: by apt-get)
@@ -72,6 +96,10 @@ healthy: ## HEALTHY_RUNS (1000) healthy paths over all datapaths, half of them u
 soak: ## a recorder for SOAK (10m) while the lab breaks and heals: no growth in memory, descriptors, goroutines
 	SOAK=$(SOAK) $(GO) test ./pkg/trace -run TestSoak -v -count=1 -timeout 90m
 
+.PHONY: realcni
+realcni: ## pods of real flanneld and CNI plugins, healthy and broken, and the lab held against them (as root)
+	@set -o pipefail; hack/realcni -v | grep -v -e '=== RUN' -e '=== NAME'
+
 .PHONY: bench-offline
 bench-offline: ## flows of large capture files: speed and memory against tcpdump's, answers against the truth
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/gencap ./hack/gencap
@@ -106,4 +134,4 @@ golden: ## rewrite the golden files from what the code prints
 
 .PHONY: clean
 clean: ## remove what the other targets made
-	rm -rf bin cover.out
+	rm -rf bin dist cover.out

@@ -26,6 +26,7 @@ import (
 	"github.com/podtrace/podtrace/pkg/netns"
 	"github.com/podtrace/podtrace/pkg/report"
 	"github.com/podtrace/podtrace/pkg/resolve"
+	"github.com/podtrace/podtrace/pkg/safejson"
 	"github.com/podtrace/podtrace/pkg/tables"
 	"github.com/podtrace/podtrace/pkg/tables/tablestest"
 	"github.com/podtrace/podtrace/pkg/trace"
@@ -114,7 +115,7 @@ func full() *trace.Case {
 			Service: &inv.Services[0], ServicePort: &inv.Services[0].Ports[0],
 		},
 		From: filled[resolve.Location](1), To: filled[resolve.Location](50), Flow: filled[forward.Flow](7), Sent: filled[diagnose.Sent](9),
-		Witness: filled[diagnose.Witness](100), Opinion: &trace.Opinion{}, Probe: new(report.Probe), Version: "v9", Incomplete: []string{"a", "b"},
+		Witness: filled[diagnose.Witness](100), Opinion: &trace.Opinion{}, Probe: new(report.Probe), Version: "v9", Incomplete: []string{"a", "b"}, Lost: []string{"c"},
 		Targets: []trace.Target{{
 			Backend: inventory.Backend{IP: tablestest.Coffee2IP, Port: 8080, Node: "node2", Pod: &inv.Pods[0]}, At: filled[resolve.Location](60),
 		}}, Marker: [8]byte{1, 2, 3, 4, 5, 6, 7, 8},
@@ -150,11 +151,12 @@ type tracePoint struct {
 	Ifindex                               tables.Ifindex
 	Packets, Drops, Overflow, FreezeQueue uint64
 	StatsID, Truncated                    int
+	Flapped                               bool
 }
 
 func (p tracePoint) point(id int) trace.Point {
 	return trace.Point{ID: id, Netns: p.Netns, Node: p.Node, Name: p.Name, Interface: p.Interface, Ifindex: p.Ifindex, Stats: capture.PointStats{
-		ID: p.StatsID, Packets: p.Packets, Drops: p.Drops, Overflow: p.Overflow, FreezeQueue: p.FreezeQueue, Truncated: p.Truncated,
+		ID: p.StatsID, Packets: p.Packets, Drops: p.Drops, Overflow: p.Overflow, FreezeQueue: p.FreezeQueue, Truncated: p.Truncated, Flapped: p.Flapped,
 	}}
 }
 
@@ -378,7 +380,7 @@ func TestHostile(t *testing.T) {
 		{"table is a list", with("tables/", func(e *entry) { e.data = []byte("[]") }), "cannot unmarshal array"},
 		{"table is null", with("tables/", func(e *entry) { e.data = []byte("null") }), "and the manifest says"},
 		{"many rows", with("tables/", func(e *entry) {
-			e.data = []byte(`{"links":[` + strings.Repeat("0,", maxElements) + "0]}")
+			e.data = []byte(`{"links":[` + strings.Repeat("0,", safejson.MaxElements) + "0]}")
 		}), "elements, at most"},
 		{"cluster", with(clusterName, func(e *entry) { e.data = []byte("kind: [") }), clusterName},
 		{"capture cut", with(captureName, func(e *entry) { e.data = e.data[:len(e.data)-10] }), "cut short"},

@@ -10,6 +10,7 @@ import (
 	"github.com/podtrace/podtrace/pkg/diagnose"
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/inventory"
+	"github.com/podtrace/podtrace/pkg/safejson"
 	"github.com/podtrace/podtrace/pkg/tables"
 	"github.com/podtrace/podtrace/pkg/trace"
 )
@@ -23,7 +24,7 @@ func decode(src source) (*Bundle, error) {
 	q := &m.Request
 	c := &trace.Case{
 		From: q.From, To: q.To, Flow: forward.Flow(q.Flow), Sent: diagnose.Sent(q.Sent), Probe: q.Probe,
-		Version: m.Podtrace, Incomplete: m.Incomplete,
+		Version: m.Podtrace, Incomplete: m.Incomplete, Lost: m.Lost,
 	}
 	c.Targets = q.Targets
 	copy(c.Marker[:], q.Marker)
@@ -75,7 +76,7 @@ func readManifest(src source) (*manifest, error) {
 		return nil, fmt.Errorf("%w: %s names no format", ErrNotBundle, manifestName)
 	}
 	m := new(manifest)
-	return m, unmarshal(manifestName, raw, m)
+	return m, safejson.Unmarshal(manifestName, raw, m)
 }
 
 func readCluster(src source) (*inventory.Inventory, error) {
@@ -141,46 +142,5 @@ func readJSON(src source, name string, to any) error {
 	if err != nil {
 		return err
 	}
-	return unmarshal(name, raw, to)
-}
-
-// maxElements bounds the elements of all lists of a JSON file. A row of a table takes up to a kilobyte in memory,
-// and no more than two bytes in a file that is made for it.
-const maxElements = 2 << 20
-
-func unmarshal(name string, raw []byte, to any) error {
-	if n := elements(raw); n > maxElements {
-		return fmt.Errorf("%s: lists of %d elements, at most %d are read", name, n, maxElements)
-	}
-	if err := json.Unmarshal(raw, to); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
-}
-
-// elements counts what stands in the lists of a JSON text.
-func elements(b []byte) (n int) {
-	var open []byte
-	for i := 0; i < len(b); i++ {
-		switch b[i] {
-		case '"':
-			for i++; i < len(b) && b[i] != '"'; i++ {
-				if b[i] == '\\' {
-					i++
-				}
-			}
-		case '[':
-			n++
-			open = append(open, '[')
-		case '{':
-			open = append(open, '{')
-		case ']', '}':
-			open = open[:max(len(open)-1, 0)]
-		case ',':
-			if len(open) > 0 && open[len(open)-1] == '[' {
-				n++
-			}
-		}
-	}
-	return n
+	return safejson.Unmarshal(name, raw, to)
 }

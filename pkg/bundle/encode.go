@@ -25,7 +25,7 @@ func encode(b *Bundle) ([]file, time.Time, error) {
 		return nil, time.Time{}, fmt.Errorf("the case has no tables or no objects")
 	}
 	m := &manifest{
-		Format: Format, Podtrace: c.Version, Taken: taken(c.Snapshot), Interrupted: b.Interrupted, Incomplete: c.Incomplete,
+		Format: Format, Podtrace: c.Version, Taken: taken(c.Snapshot), Interrupted: b.Interrupted, Incomplete: c.Incomplete, Lost: c.Lost,
 		Request: request{
 			Source: fromEndpoint(c.Source), Destination: fromEndpoint(c.Destination), From: c.From, To: c.To,
 			Targets: c.Targets, Flow: flow(c.Flow), Marker: c.Marker[:], Sent: sent(c.Sent), Probe: c.Probe,

@@ -120,7 +120,7 @@ func fromPoint(p *trace.Point) point {
 	s := p.Stats
 	out := point{
 		ID: p.ID, Node: p.Node, Name: p.Name, Netns: p.Netns, Interface: p.Interface, Ifindex: p.Ifindex,
-		Packets: s.Packets, Drops: s.Drops, Overflow: s.Overflow, FreezeQueue: s.FreezeQueue, Truncated: s.Truncated, StatsID: s.ID,
+		Packets: s.Packets, Drops: s.Drops, Overflow: s.Overflow, FreezeQueue: s.FreezeQueue, Truncated: s.Truncated, StatsID: s.ID, Flapped: s.Flapped,
 	}
 	if s.Err != nil {
 		out.Error = s.Err.Error()
@@ -130,7 +130,7 @@ func fromPoint(p *trace.Point) point {
 
 func (p *point) point() trace.Point {
 	s := capture.PointStats{
-		ID: p.StatsID, Packets: p.Packets, Drops: p.Drops, Overflow: p.Overflow, FreezeQueue: p.FreezeQueue, Truncated: p.Truncated,
+		ID: p.StatsID, Packets: p.Packets, Drops: p.Drops, Overflow: p.Overflow, FreezeQueue: p.FreezeQueue, Truncated: p.Truncated, Flapped: p.Flapped,
 	}
 	if p.Error != "" {
 		s.Err = errors.New(p.Error)

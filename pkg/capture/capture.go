@@ -104,6 +104,10 @@ func (d Direction) String() string {
 	return "in"
 }
 
+// HWCooked is a Frame.HWType of files alone: Data starts with an Ethernet header that was made of a cooked one (-i any).
+// Its destination address was not captured, and is zero.
+const HWCooked uint16 = 0xff00 // no ARPHRD_* number
+
 // Frame is one frame at one point.
 type Frame struct {
 	Point int       // Point.ID
@@ -159,6 +163,8 @@ type PointStats struct {
 	// Err says why the point did not see all the time: the interface was or went down or vanished
 	// (ENETDOWN). nil: it was armed throughout.
 	Err error
+	// Flapped says that the interface went down and is up again: the tap saw what passed before and after.
+	Flapped bool
 }
 
 // Result is the whole capture.

@@ -131,6 +131,15 @@ func (r *ring) pendingError() error {
 	return nil
 }
 
+// up reports whether an interface of that name and index is up, in the socket's namespace.
+func (r *ring) up(name string, ifindex int) bool {
+	ifr, err := unix.NewIfreq(name)
+	if err != nil || unix.IoctlIfreq(r.fd, unix.SIOCGIFINDEX, ifr) != nil || int(ifr.Uint32()) != ifindex {
+		return false
+	}
+	return unix.IoctlIfreq(r.fd, unix.SIOCGIFFLAGS, ifr) == nil && ifr.Uint16()&unix.IFF_UP != 0
+}
+
 // drain calls f with each frame (header and what follows) of the blocks that the kernel has handed
 // over, and gives the blocks back. It ends after one round, so that a flooded ring cannot keep
 // others waiting. The bytes are valid during the call only.

@@ -433,6 +433,7 @@ func (s *Session) flush() {
 	}
 	for _, t := range s.taps {
 		t.noteError()
+		t.stats.Flapped = errors.Is(t.stats.Err, unix.ENETDOWN) && t.ring.up(t.Interface, t.Ifindex)
 		t.stats.Drops += t.stats.Overflow + t.missing()
 	}
 }

@@ -378,6 +378,30 @@ func TestInterfaceVanishes(t *testing.T) {
 	}
 }
 
+func TestInterfaceFlaps(t *testing.T) {
+	p := newPair(t)
+	s := mustOpen(t, Config{Points: []Point{p.point()}})
+	s.Start()
+	p.send(t, numbered(1, 60))
+	nstest.Do(t, p.near, func(nl *netlink.Handle) error {
+		link, err := nl.LinkByName("near0")
+		if err != nil {
+			return err
+		}
+		return errors.Join(nl.LinkSetDown(link), nl.LinkSetUp(link))
+	})
+	nstest.Up(t, p.near, "near0")
+	p.send(t, numbered(2, 60))
+	time.Sleep(20 * time.Millisecond)
+	r := s.Stop()
+	if st := r.Points[0]; !errors.Is(st.Err, unix.ENETDOWN) || !st.Flapped {
+		t.Errorf("%+v, want one that flapped", st)
+	}
+	if got := numbers(r.Frames); !slices.Equal(got, []int{1, 2}) {
+		t.Errorf("frames %v, want both", got)
+	}
+}
+
 func TestInterfaceDown(t *testing.T) {
 	p := newPair(t)
 	nstest.Do(t, p.near, func(nl *netlink.Handle) error {

@@ -46,10 +46,11 @@ func newCheckCmd(s *Streams, runF func(context.Context, *checkOptions) error) *c
 }
 
 func runCheck(ctx context.Context, o *checkOptions) error {
-	to, err := o.request(ctx)
+	to, done, err := o.request(ctx)
 	if err != nil {
 		return err
 	}
+	defer done()
 	r, err := trace.Check(ctx, to)
 	return o.finish(ctx, r, err)
 }

@@ -50,7 +50,7 @@ func newCollectCmd(s *Streams, runF func(context.Context, *collectOptions) error
 			return runF(c.Context(), o)
 		},
 	}
-	o.inventoryOptions.addFlags(c)
+	o.reachOptions.addFlags(c)
 	o.addProbeFlags(c)
 	return c
 }
@@ -73,5 +73,8 @@ func runCollect(ctx context.Context, o *collectOptions) error {
 
 // extent says in a few words what was recorded.
 func extent(c *trace.Case) string {
+	if c.Observed == nil {
+		return fmt.Sprintf("no frames, tables of %d namespaces", len(c.Snapshot.Netns))
+	}
 	return fmt.Sprintf("%d frames at %d points, tables of %d namespaces", len(c.Observed.Frames), len(c.Observed.Points), len(c.Snapshot.Netns))
 }

@@ -62,6 +62,17 @@ func (s *Streams) fail(err error) int {
 	return exitTool
 }
 
+// warn says what went wrong beside the command's own business.
+func (s *Streams) warn(err error) {
+	fmt.Fprintf(s.Err, "podtrace: warning: %s\n", report.Clean(oneLine(err.Error())))
+	var h hinter
+	if errors.As(err, &h) {
+		for hint := range strings.Lines(h.Hint()) {
+			fmt.Fprintf(s.Err, "podtrace: hint: %s\n", report.Clean(strings.TrimSpace(hint)))
+		}
+	}
+}
+
 // oneLine keeps a message on its line (errors.Join and cobra's suggestions use several).
 func oneLine(s string) string {
 	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' || r == '\t' }), " ")
@@ -69,9 +80,5 @@ func oneLine(s string) string {
 
 // verdictStatus gives the status that ends a command that made a report.
 func verdictStatus(r *report.Report, exitZero bool) error {
-	code := report.ExitCode(r.Verdict.Status)
-	if code == report.ExitHealthy || exitZero {
-		return nil
-	}
-	return statusError(code)
+	return exitWith(report.ExitCode(r.Verdict.Status), exitZero)
 }

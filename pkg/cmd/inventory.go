@@ -7,25 +7,53 @@ import (
 	"io/fs"
 
 	"github.com/spf13/cobra"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
 
 	"github.com/podtrace/podtrace/pkg/inventory"
+	"github.com/podtrace/podtrace/pkg/kube"
 	"github.com/podtrace/podtrace/pkg/lab"
+	"github.com/podtrace/podtrace/pkg/node"
 )
 
 // inventoryOptions say where the Kubernetes objects come from.
 type inventoryOptions struct {
-	Namespace string
+	Namespace string // "": the context's, or "default"
 	Filename  string
+
+	kube *genericclioptions.ConfigFlags
+}
+
+// hiddenKubeFlags are kubectl's, and too many to show with every command.
+var hiddenKubeFlags = []string{
+	"as", "as-group", "as-uid", "as-user-extra", "cache-dir", "certificate-authority", "client-certificate", "client-key", "cluster",
+	"disable-compression", "insecure-skip-tls-verify", "request-timeout", "server", "tls-server-name", "token", "user",
 }
 
 func (o *inventoryOptions) addFlags(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVarP(&o.Namespace, "namespace", "n", "default", "namespace of pods that are named without one")
-	f.StringVarP(&o.Filename, "filename", "f", "", "file with the cluster's objects; without it the running lab")
+	f.StringVarP(&o.Filename, "filename", "f", "", "file with the cluster's objects (-: standard input); without it the cluster of the kubeconfig, or else the running lab")
+	o.kube = genericclioptions.NewConfigFlags(true)
+	o.kube.Namespace = &o.Namespace
+	o.kube.AddFlags(f)
+	f.Lookup("namespace").Usage = "namespace of objects that are named without one (default: the context's)"
+	f.Lookup("context").Usage = "context of the kubeconfig; kubectl's other flags for a connection work too (kubectl options)"
+	for _, name := range hiddenKubeFlags {
+		if flag := f.Lookup(name); flag != nil {
+			flag.Hidden = true
+		}
+	}
 }
 
-// load reads the file, or the objects of the running lab.
-func (o *inventoryOptions) load(ctx context.Context, s *Streams) (*inventory.Inventory, error) {
+// fromCluster reports whether the objects come from an API server.
+func (o *inventoryOptions) fromCluster(s *Streams) bool {
+	return o.Filename == "" && (s.Plugin || kube.Configured(o.kube))
+}
+
+// loadFile reads the file, or the objects of the running lab.
+func (o *inventoryOptions) loadFile(ctx context.Context, s *Streams) (*inventory.Inventory, error) {
+	if o.Filename == "-" {
+		return inventory.Parse(s.In)
+	}
 	if o.Filename != "" {
 		inv, err := inventory.ReadFile(o.Filename)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -39,10 +67,20 @@ func (o *inventoryOptions) load(ctx context.Context, s *Streams) (*inventory.Inv
 	inv, err := inventory.ReadFile(lab.Options{}.InventoryPath())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, withHint(errors.New("no cluster is given and no lab is running"),
-			"bring a lab up with podtrace lab up, or give a cluster file with -f")
+			"name a cluster with --kubeconfig or --context, give a cluster file with -f, or bring a lab up with podtrace lab up")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("objects of the running lab: %w", err)
 	}
 	return inv, nil
+}
+
+// target is what endpoints are looked up in, and the way to their nodes.
+type target struct {
+	inv       *inventory.Inventory
+	namespace string
+	notes     []string // what should be known of the endpoints
+	dial      node.Dialer
+	// close gives back what was made on the way; it says by itself what it could not.
+	close func()
 }

@@ -67,7 +67,7 @@ func newPathCmd(s *Streams, runF func(context.Context, *pathOptions) error) *cob
 			return runF(c.Context(), o)
 		},
 	}
-	o.inventoryOptions.addFlags(c)
+	o.reachOptions.addFlags(c)
 	addOutputFlags(c, &o.Output, &o.ExitZero)
 	o.addProbeFlags(c)
 	return c
@@ -115,10 +115,11 @@ func (o *pathOptions) complete(c *cobra.Command, args []string) error {
 
 // gather does the live half of a trace.
 func (o *pathOptions) gather(ctx context.Context) (*trace.Case, error) {
-	to, err := o.request(ctx)
+	to, done, err := o.request(ctx)
 	if err != nil {
 		return nil, err
 	}
+	defer done()
 	to.Count, to.Interval, to.Timeout, to.Full = o.Count, o.Interval, o.Timeout, o.Full
 	to.SourcePort = o.SrcPort
 	o.apply(&to)

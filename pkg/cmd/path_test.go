@@ -23,7 +23,8 @@ func buffers() (s *Streams, out, errOut *bytes.Buffer) {
 func TestPathFlags(t *testing.T) {
 	defaults := func(change func(*pathOptions)) *pathOptions {
 		o := &pathOptions{Count: 3, Interval: 50 * time.Millisecond, Timeout: time.Second, Contrast: "auto", captureOptions: captureOptions{Engine: "ring"}}
-		o.Source, o.Destination, o.Output, o.Namespace, o.Probe = "a", "b", "text", "default", "icmp"
+		o.Source, o.Destination, o.Output, o.Probe = "a", "b", "text", "icmp"
+		o.RemoteCommand, o.AgentNamespace, o.Image, o.AgentTimeout = "podtrace agent", "kube-system", defaultImage(Version()), 30*time.Second
 		change(o)
 		return o
 	}
@@ -74,7 +75,8 @@ func TestPathFlags(t *testing.T) {
 				t.Fatal(err)
 			}
 			opts := cmp.Options{
-				cmp.AllowUnexported(pathOptions{}, traceOptions{}),
+				cmp.AllowUnexported(pathOptions{}, traceOptions{}, reachOptions{}, inventoryOptions{}),
+				cmpopts.IgnoreFields(inventoryOptions{}, "kube"),
 				cmpopts.IgnoreFields(traceOptions{}, "streams", "spec"),
 			}
 			if diff := cmp.Diff(tt.want, got, opts); diff != "" {

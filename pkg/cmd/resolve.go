@@ -6,18 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/podtrace/podtrace/pkg/netfilter"
+	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/report"
 	"github.com/podtrace/podtrace/pkg/resolve"
-	"github.com/podtrace/podtrace/pkg/tables"
 )
 
 // resolveOptions are the flags and arguments of podtrace resolve.
 type resolveOptions struct {
-	inventoryOptions
+	reachOptions
 	streams  *Streams
 	Endpoint string
 	Output   string
@@ -44,6 +46,9 @@ func newResolveCmd(s *Streams, runF func(context.Context, *resolveOptions) error
 			if o.Output != "text" && o.Output != "json" {
 				return usageErrorf(c.CommandPath(), "flag --output: %q is not one of text, json", o.Output)
 			}
+			if err := o.check(c); err != nil {
+				return err
+			}
 			return runF(c.Context(), o)
 		},
 	}
@@ -64,24 +69,29 @@ func runResolve(ctx context.Context, o *resolveOptions) error {
 }
 
 func locate(ctx context.Context, o *resolveOptions) (loc resolve.Location, err error) {
-	inv, err := o.load(ctx, o.streams)
+	t, err := o.load(ctx, o.streams, func(string, ...any) {}, o.Endpoint)
 	if err != nil {
 		return loc, err
 	}
-	e, err := inv.Lookup(o.Endpoint, o.Namespace)
+	defer t.close()
+	e, err := t.inv.Lookup(o.Endpoint, t.namespace)
 	if err != nil {
 		return loc, err
 	}
-	sources, closeAll, err := resolve.Places(inv, e)
+	wants, err := resolve.Wants(t.inv, e)
 	if err != nil {
 		return loc, err
 	}
-	defer func() { err = errors.Join(err, closeAll()) }()
-	snap, err := tables.Read(ctx, sources)
+	edge := node.NewEdge(t.dial)
+	defer func() { err = errors.Join(err, edge.Close()) }()
+	if err := edge.Open(ctx, wants); err != nil {
+		return loc, err
+	}
+	snap, err := edge.Read(ctx, netfilter.ReadOptions{Addrs: []netip.Addr{}}) // no connections
 	if err != nil {
 		return loc, err
 	}
-	return resolve.Locate(snap, inv, e)
+	return resolve.Locate(snap, t.inv, e)
 }
 
 // printLocation writes a line for each step and below it the command that shows the same.

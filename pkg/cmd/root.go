@@ -27,14 +27,22 @@ const rootExample = `  podtrace lab up                    # two nodes, three pod
 // pluginName is the file name by which kubectl finds a plugin.
 const pluginName = "kubectl-podtrace"
 
+// completeName is the file name by which kubectl asks a plugin for completions.
+const completeName = "kubectl_complete-podtrace"
+
 // Main runs the command line argv, argv[0] being the program's name, and returns the exit status.
 // An interrupt cancels the command, which still prints what it knows; a second one kills it.
 func Main(argv []string, s *Streams) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	root := newRootCmd(s, argv[0])
-	root.SetArgs(argv[1:])
+	argv0, args := argv[0], argv[1:]
+	if called(argv0) == completeName {
+		argv0, args = pluginName, append([]string{cobra.ShellCompRequestCmd}, args...)
+	}
+	s.Plugin = called(argv0) == pluginName
+	root := newRootCmd(s, argv0)
+	root.SetArgs(args)
 	if err := root.ExecuteContext(ctx); err != nil {
 		return s.fail(err)
 	}
@@ -61,16 +69,15 @@ func newRootCmd(s *Streams, argv0 string) *cobra.Command {
 		return usageErrorf(c.CommandPath(), "%w", err)
 	})
 	root.PersistentFlags().BoolP("verbose", "v", false, "say on standard error what is being done")
-	root.AddCommand(newPathCmd(s, nil), newCheckCmd(s, nil), newCollectCmd(s, nil), newWatchCmd(s, nil), newAnalyzeCmd(s, nil), newResolveCmd(s, nil), newLabCmd(s), newVersionCmd(s))
-	if isPlugin(argv0) {
+	root.AddCommand(newPathCmd(s, nil), newCheckCmd(s, nil), newCollectCmd(s, nil), newWatchCmd(s, nil), newAnalyzeCmd(s, nil), newResolveCmd(s, nil), newLabCmd(s), newCleanupCmd(s, nil), newAgentCmd(s), newVersionCmd(s))
+	if called(argv0) == pluginName {
 		becomePlugin(root)
 	}
 	return root
 }
 
-func isPlugin(argv0 string) bool {
-	return strings.TrimSuffix(filepath.Base(argv0), ".exe") == pluginName
-}
+// called is the name that the program was called by.
+func called(argv0 string) string { return strings.TrimSuffix(filepath.Base(argv0), ".exe") }
 
 // becomePlugin makes help say "kubectl podtrace", as a user of the plugin types it.
 func becomePlugin(root *cobra.Command) {

@@ -17,6 +17,7 @@ type Streams struct {
 	Err io.Writer
 
 	Argv   []string // the command line, to run it again inside another user namespace
+	Plugin bool     // called as a plugin of kubectl: there is a cluster
 	ErrTTY bool     // progress is welcome on Err
 	Color  bool     // Out is a terminal that shows ANSI attributes, and NO_COLOR is not set
 	ASCII  bool     // the locale is not UTF-8

@@ -16,7 +16,7 @@ import (
 // traceOptions are what path and check share: the endpoints, where their objects come from, and
 // how the report goes out.
 type traceOptions struct {
-	inventoryOptions
+	reachOptions
 	streams     *Streams
 	Source      string
 	Destination string
@@ -29,7 +29,7 @@ type traceOptions struct {
 }
 
 func (o *traceOptions) addFlags(c *cobra.Command, probeUsage string) {
-	o.inventoryOptions.addFlags(c)
+	o.reachOptions.addFlags(c)
 	addOutputFlags(c, &o.Output, &o.ExitZero)
 	c.Flags().StringVar(&o.Probe, "probe", probe.ICMP, probeUsage)
 }
@@ -47,19 +47,19 @@ func (o *traceOptions) complete(c *cobra.Command, args []string) error {
 	if o.Source == o.Destination {
 		return usageErrorf(c.CommandPath(), "source and destination are both %q", o.Source)
 	}
-	return nil
+	return o.check(c)
 }
 
-// request gives what trace needs of the common flags.
-func (o *traceOptions) request(ctx context.Context) (trace.Options, error) {
-	inv, err := o.load(ctx, o.streams)
+// request gives what trace needs of the common flags, and how to give it back.
+func (o *traceOptions) request(ctx context.Context) (trace.Options, func(), error) {
+	t, err := o.load(ctx, o.streams, o.say, o.Source, o.Destination)
 	if err != nil {
-		return trace.Options{}, err
+		return trace.Options{}, nil, err
 	}
 	return trace.Options{
-		Inventory: inv, Source: o.Source, Destination: o.Destination, Namespace: o.Namespace,
+		Inventory: t.inv, Source: o.Source, Destination: o.Destination, Namespace: t.namespace, Dial: t.dial, Notes: t.notes,
 		Probe: o.spec, Progress: o.say, Version: Version(),
-	}, nil
+	}, t.close, nil
 }
 
 // say prints progress where somebody reads it.

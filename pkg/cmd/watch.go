@@ -96,7 +96,7 @@ func newWatchCmd(s *Streams, runF func(context.Context, *watchOptions) error) *c
 }
 
 // defaultMemory holds 60 ms of a million sightings a second, longer than it takes to notice a loss, and minutes of
-// ordinary traffic. With ten rings the whole stays below 64 MB.
+// ordinary traffic. With ten rings the whole stays near 64 MB.
 const defaultMemory = 6 << 20
 
 func (o *watchOptions) complete(c *cobra.Command, args []string) error {
@@ -135,10 +135,11 @@ func (o *watchOptions) complete(c *cobra.Command, args []string) error {
 }
 
 func runWatch(ctx context.Context, o *watchOptions) error {
-	to, err := o.request(ctx)
+	to, done, err := o.request(ctx)
 	if err != nil {
 		return err
 	}
+	defer done()
 	thrifty()
 	to.Full, to.NoBPF, to.Contrast = o.Full, o.NoBPF, trace.ContrastNever
 	o.apply(&to)

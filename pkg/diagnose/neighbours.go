@@ -99,7 +99,7 @@ func (c *leg) neighbourDrops(f *Finding) {
 		}
 		node := ""
 		for _, ns := range c.intent.Snapshot.Netns {
-			if ns.ID.Ino == d.NetnsInode {
+			if d.In(ns.ID) {
 				node = ns.Node
 			}
 		}

@@ -87,7 +87,7 @@ func (c *leg) reasonAt(places ...*verify.Hop) (cause, node, device string) {
 
 // dropPlace is the place in whose namespace a packet was dropped.
 func (c *leg) dropPlace(d *kdrop.Drop, places []*verify.Hop) *verify.Hop {
-	i := slices.IndexFunc(places, func(h *verify.Hop) bool { return d.NetnsInode == h.Netns.Ino })
+	i := slices.IndexFunc(places, func(h *verify.Hop) bool { return d.In(h.Netns) })
 	if i < 0 {
 		return nil
 	}
@@ -97,7 +97,7 @@ func (c *leg) dropPlace(d *kdrop.Drop, places []*verify.Hop) *verify.Hop {
 // onPath reports whether a drop was on an interface of the leg.
 func (c *leg) onPath(d *kdrop.Drop) bool {
 	return slices.ContainsFunc(c.Hops, func(h verify.Hop) bool {
-		return h.Netns.Ino == d.NetnsInode && int(h.Ifindex) == d.Ifindex
+		return d.In(h.Netns) && int(h.Ifindex) == d.Ifindex
 	})
 }
 
@@ -222,6 +222,7 @@ func (c *leg) byContrast(f *Finding, last, next *verify.Hop) {
 		f.Cause = "vxlan-port-underlay-drop"
 		f.Summary = fmt.Sprintf("%s: the network drops UDP port %d; other traffic from node to node passes, and the tables of both are right", where, outer.DstPort)
 		f.Remedy = fmt.Sprintf("allow UDP port %d between the nodes, both ways, in the security group or firewall between them", outer.DstPort)
+	case outer == nil && (passes(ping) || passes(udp)) && c.fromRuleMissing(f, last):
 	case outer == nil && (passes(ping) || passes(udp)):
 		f.Cause = "src-dst-check"
 		f.Summary = fmt.Sprintf("%s: the network drops packets from %s; those from the node's own address pass", where, last.Frame.Src)

@@ -86,7 +86,7 @@ func (s *surveyor) sample(p Point, limit int, keep uint64) error {
 			out.whole = true
 			break
 		}
-		if p.Interface != 0 && rec.Interface != p.Interface-1 || !parser.parse(&rec, &x) {
+		if !p.takes(&rec) || !parser.parse(&rec, &x) {
 			continue
 		}
 		if x.flags&sightVXLAN != 0 {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/podtrace/podtrace/pkg/ether"
+	"github.com/podtrace/podtrace/pkg/netns"
 )
 
 // Flow names the packets to watch for, in both directions. A flow whose addresses are rewritten on
@@ -55,6 +56,8 @@ type Drop struct {
 	InIfindex int `json:"inIfindex,omitzero"`
 	// NetnsInode is the inode of the network namespace (netns.ID.Ino), 0: unknown.
 	NetnsInode uint64 `json:"netnsInode,omitzero"`
+	// Machine is the number of the machine that dropped it (netns.ID.Machine); 0 where there is one only.
+	Machine uint32 `json:"machine,omitzero"`
 
 	// Flow is the index in Config.Flows of the flow that matched, with Neighbour in
 	// Config.Neighbours.
@@ -73,6 +76,9 @@ type Drop struct {
 	// hand: UDP has taken the IP header off.
 	Length int `json:"length"`
 }
+
+// In reports whether the packet was dropped in that namespace.
+func (d *Drop) In(id netns.ID) bool { return d.NetnsInode == id.Ino && d.Machine == id.Machine() }
 
 // DstMAC gives the destination address of the frame's outer link header, zero if it had none.
 func (d *Drop) DstMAC() ether.MAC {

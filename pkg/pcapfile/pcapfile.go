@@ -170,6 +170,9 @@ func (r *Reader) Interfaces() []Interface {
 	return append([]Interface(nil), r.interfaces...)
 }
 
+// Several reports whether the file's format lets it describe further interfaces at any time.
+func (r *Reader) Several() bool { _, ok := r.format.(*ng); return ok }
+
 // Damage says why Next ended before the end of the file, nil if it did not.
 func (r *Reader) Damage() *Damage { return r.damage }
 

@@ -31,6 +31,8 @@ type Report struct {
 	Kernel *Kernel `json:"kernel,omitempty"`
 	// Incomplete names what could not be read or observed and therefore was not judged.
 	Incomplete []string `json:"incomplete,omitempty"`
+	// Expectation is what a policy of the user's makes of it; absent without one.
+	Expectation *Expectation `json:"expectation,omitempty"`
 }
 
 // Endpoint is one end of the path.
@@ -251,4 +253,6 @@ type Point struct {
 	Packets     int    `json:"packets"`
 	KernelDrops int    `json:"kernelDrops"`
 	Error       string `json:"error,omitempty"` // why it stopped early: "interface went down"
+	// Source is the file that its packets are from, and how its place was found out where nobody said it.
+	Source string `json:"source,omitempty"`
 }

@@ -24,7 +24,7 @@ var (
 	ErrNotScheduled = errors.New("not scheduled to a node yet")
 	ErrUnknownNode  = errors.New("not among the cluster's objects")
 	ErrNoPlace      = errors.New("its network namespace is not said")
-	ErrRemote       = errors.New("not on this machine, and going there by ssh is not supported yet")
+	ErrNoProcess    = errors.New("no process of it is on this machine")
 	ErrShared       = errors.New("two objects lead to one network namespace")
 	ErrProcessGone  = errors.New("the process ended meanwhile")
 	ErrNoNamespace  = errors.New("is no pod and no node: it lives in no network namespace")
@@ -51,6 +51,8 @@ func (e *PlaceError) Hint() string {
 		return e.hint
 	case errors.As(e.Err, &perm):
 		return "run it as root, or give it " + perm.Capability
+	case errors.Is(e.Err, ErrNoProcess):
+		return "its containers may have ended meanwhile, or run in a virtual machine of their own (Kata), where no namespace of the node is theirs"
 	case errors.Is(e.Err, fs.ErrNotExist):
 		return "ip netns list shows the namespaces that have a name; was it made again since the objects were written?"
 	default:
@@ -58,58 +60,50 @@ func (e *PlaceError) Hint() string {
 	}
 }
 
-// Places opens the namespaces that the tables of a path between the endpoints are read from: each
-// pod's own and that of its node, and those of all endpoints behind a service. The caller closes them with the
-// function returned, which is never nil. The first endpoint has to live in a namespace: ErrNoNamespace.
-func Places(inv *inventory.Inventory, eps ...inventory.Endpoint) ([]tables.Source, func() error, error) {
-	return open(inv, eps, false)
+// Want is a network namespace that the tables of a path are read from: whose it is, and what is known of its place.
+type Want struct {
+	Object string          `json:"object"` // whose it is, in errors: "pod \"shop/cart\""
+	Node   string          `json:"node"`   // tables.Netns.Node
+	Name   string          `json:"name"`   // tables.Netns.Name
+	Place  inventory.Place `json:"place"`
+	// UID is that of the pod whose Place is not said: its processes lead there.
+	UID string `json:"uid,omitempty"`
 }
 
-// AllPlaces is Places with the namespaces of every other node of the inventory that is on this
-// machine, for paths that cross a third node.
-func AllPlaces(inv *inventory.Inventory, eps ...inventory.Endpoint) ([]tables.Source, func() error, error) {
-	return open(inv, eps, true)
-}
-
-func open(inv *inventory.Inventory, eps []inventory.Endpoint, all bool) ([]tables.Source, func() error, error) {
-	o := &opener{inv: inv, byID: make(map[netns.ID]string), have: make(map[string]bool)}
-	err := o.endpoints(eps)
-	if err == nil && all {
-		err = o.otherNodes()
+// Wants lists the namespaces of a path between the endpoints, each once: each pod's own and that of its node, and
+// those of the endpoints behind a service. The first endpoint has to live in a namespace: ErrNoNamespace.
+func Wants(inv *inventory.Inventory, eps ...inventory.Endpoint) ([]Want, error) {
+	l := &lister{inv: inv, have: make(map[string]bool)}
+	if err := l.endpoints(eps); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, func() error { return nil }, errors.Join(err, o.close())
+	return l.wants, nil
+}
+
+// lister collects what is wanted.
+type lister struct {
+	inv   *inventory.Inventory
+	wants []Want
+	have  map[string]bool // objects that are listed
+}
+
+func (l *lister) add(w Want) {
+	if !l.have[w.Object] {
+		l.have[w.Object] = true
+		l.wants = append(l.wants, w)
 	}
-	return o.sources, o.close, nil
 }
 
-// opener collects open namespaces.
-type opener struct {
-	inv     *inventory.Inventory
-	sources []tables.Source
-	byID    map[netns.ID]string // the object that a namespace was opened for
-	have    map[string]bool     // objects that are open
-}
-
-func (o *opener) close() error {
-	var errs []error
-	for _, s := range o.sources {
-		errs = append(errs, s.Netns.Close())
-	}
-	o.sources = nil
-	return errors.Join(errs...)
-}
-
-func (o *opener) endpoints(eps []inventory.Endpoint) error {
+func (l *lister) endpoints(eps []inventory.Endpoint) error {
 	for i, e := range eps {
 		var err error
 		switch e.Kind {
 		case inventory.KindPod:
-			err = o.pod(e.Pod)
+			err = l.pod(e.Pod)
 		case inventory.KindNode:
-			err = o.node(e.Name)
+			err = l.node(e.Name)
 		case inventory.KindAddress:
-			if err = o.host(e.Host); e.Host == nil && i == 0 {
+			if err = l.host(e.Host); e.Host == nil && i == 0 {
 				err = &PlaceError{
 					Object: fmt.Sprintf("address %q", e.String()), Err: ErrNoNamespace,
 					hint: "name a pod or a node to send from, or describe the machine as \"kind: Host\" of podtrace.dev/v1",
@@ -123,7 +117,7 @@ func (o *opener) endpoints(eps []inventory.Endpoint) error {
 			}
 		}
 		if err == nil && e.ServicePort != nil {
-			err = o.backends(o.inv.Backends(e.Service, e.ServicePort))
+			err = l.backends(l.inv.Backends(e.Service, e.ServicePort))
 		}
 		if err != nil {
 			return err
@@ -132,8 +126,8 @@ func (o *opener) endpoints(eps []inventory.Endpoint) error {
 	return nil
 }
 
-// host opens a machine outside of the cluster, if it is known.
-func (o *opener) host(h *inventory.Host) error {
+// host is a machine outside of the cluster, if it is known.
+func (l *lister) host(h *inventory.Host) error {
 	if h == nil {
 		return nil
 	}
@@ -141,18 +135,20 @@ func (o *opener) host(h *inventory.Host) error {
 	if h.IsZero() {
 		return &PlaceError{Object: object, Err: ErrNoPlace}
 	}
-	return o.open(object, h.Place, tables.Source{Node: h.Name, Name: tables.HostName})
+	l.add(Want{Object: object, Node: h.Name, Name: tables.HostName, Place: h.Place})
+	return nil
 }
 
-// backends opens the pods that a service may send to, and the nodes of others.
-func (o *opener) backends(bs []inventory.Backend) error {
-	for _, b := range bs {
+// backends are the pods that a service may send to, and the nodes of others. Of a service with many, those on the
+// first few nodes alone: nobody's whole cluster is opened for one path.
+func (l *lister) backends(bs []inventory.Backend) error {
+	for _, b := range Near(bs) {
 		var err error
 		switch {
 		case b.Pod != nil:
-			err = o.pod(b.Pod)
+			err = l.pod(b.Pod)
 		case b.Node != "":
-			err = o.node(b.Node)
+			err = l.node(b.Node)
 		}
 		if err != nil {
 			return err
@@ -161,22 +157,30 @@ func (o *opener) backends(bs []inventory.Backend) error {
 	return nil
 }
 
-// otherNodes leaves out what is not here.
-func (o *opener) otherNodes() error {
-	for i := range o.inv.Nodes {
-		n := &o.inv.Nodes[i]
-		if n.Via != "" || n.IsZero() {
+// Bounds of what is opened for one service.
+const (
+	mostBackendNodes = 8
+	mostBackends     = 64
+)
+
+// Near are the endpoints of a service whose namespaces are read: all of them, unless they are on many nodes.
+func Near(bs []inventory.Backend) (out []inventory.Backend) {
+	nodes := make(map[string]bool)
+	for _, b := range bs {
+		node := b.Node
+		if b.Pod != nil {
+			node = b.Pod.Node
+		}
+		if len(out) == mostBackends || !nodes[node] && len(nodes) == mostBackendNodes {
 			continue
 		}
-		err := o.node(n.Name)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrProcessGone) {
-			return err
-		}
+		nodes[node] = true
+		out = append(out, b)
 	}
-	return nil
+	return out
 }
 
-func (o *opener) pod(p *inventory.Pod) error {
+func (l *lister) pod(p *inventory.Pod) error {
 	object := fmt.Sprintf("pod %q", p.Key())
 	switch {
 	case !p.Running():
@@ -187,50 +191,82 @@ func (o *opener) pod(p *inventory.Pod) error {
 	case p.Node == "":
 		return &PlaceError{Object: object, Err: ErrNotScheduled, hint: "spec.nodeName says which node a pod runs on"}
 	}
-	if err := o.node(p.Node); err != nil {
+	if err := l.node(p.Node); err != nil {
 		return err
 	}
 	if p.HostNetwork { // its namespace is the node's
 		return nil
 	}
-	if p.IsZero() {
+	if p.IsZero() && p.UID == "" {
 		return &PlaceError{Object: object, Err: ErrNoPlace}
 	}
-	return o.open(object, p.Place, tables.Source{Node: p.Node, Name: p.Key()})
-}
-
-func (o *opener) node(name string) error {
-	object := fmt.Sprintf("node %q", name)
-	n := o.inv.Node(name)
-	switch {
-	case n == nil:
-		return &PlaceError{Object: object, Err: ErrUnknownNode, hint: "the file has to hold the Node objects too: kubectl get nodes,pods -A -o yaml"}
-	case n.Via != "":
-		return &PlaceError{
-			Object: object, Err: fmt.Errorf("reached by %q: %w", n.Via, ErrRemote),
-			hint: "run podtrace on that node, or choose endpoints on this machine",
-		}
-	}
-	return o.open(object, n.Place, tables.Source{Node: name, Name: tables.HostName})
-}
-
-// open opens the namespace of one object once.
-func (o *opener) open(object string, p inventory.Place, s tables.Source) error {
-	if o.have[object] {
-		return nil
-	}
-	h, exec, err := openPlace(p)
-	if err != nil {
-		return &PlaceError{Object: object, Err: err}
-	}
-	if other, ok := o.byID[h.ID()]; ok {
-		err := fmt.Errorf("%w: that of %s too (%s)", ErrShared, other, h.ID())
-		return errors.Join(&PlaceError{Object: object, Err: err}, h.Close())
-	}
-	o.have[object], o.byID[h.ID()] = true, object
-	s.Netns, s.Exec = h, exec
-	o.sources = append(o.sources, s)
+	l.add(Want{Object: object, Node: p.Node, Name: p.Key(), Place: p.Place, UID: p.UID})
 	return nil
+}
+
+func (l *lister) node(name string) error {
+	object := fmt.Sprintf("node %q", name)
+	n := l.inv.Node(name)
+	if n == nil {
+		return &PlaceError{Object: object, Err: ErrUnknownNode, hint: "the file has to hold the Node objects too: kubectl get nodes,pods -A -o yaml"}
+	}
+	l.add(Want{Object: object, Node: name, Name: tables.HostName, Place: n.Place})
+	return nil
+}
+
+// Namespaces are open namespaces of this machine. The zero value has none open.
+type Namespaces struct {
+	sources []tables.Source
+	byID    map[netns.ID]string // the object that a namespace was opened for
+	have    map[string]netns.ID // objects that are open
+}
+
+// Sources are the open namespaces, in the order in which they were opened.
+func (o *Namespaces) Sources() []tables.Source { return o.sources }
+
+// Close closes all of them.
+func (o *Namespaces) Close() error {
+	var errs []error
+	for _, s := range o.sources {
+		errs = append(errs, s.Netns.Close())
+	}
+	*o = Namespaces{}
+	return errors.Join(errs...)
+}
+
+// Open opens what is wanted and not open yet, and gives the identity of each. What was opened before an error stays
+// open until Close.
+func (o *Namespaces) Open(wants []Want) ([]netns.ID, error) {
+	if o.byID == nil {
+		o.byID, o.have = make(map[netns.ID]string), make(map[string]netns.ID)
+	}
+	ids := make([]netns.ID, len(wants))
+	for i, w := range wants {
+		if id, ok := o.have[w.Object]; ok {
+			ids[i] = id
+			continue
+		}
+		h, exec, err := openWant(w)
+		if err != nil {
+			return nil, &PlaceError{Object: w.Object, Err: err}
+		}
+		if other, ok := o.byID[h.ID()]; ok {
+			err := fmt.Errorf("%w: that of %s too (%s)", ErrShared, other, h.ID())
+			return nil, errors.Join(&PlaceError{Object: w.Object, Err: err}, h.Close())
+		}
+		ids[i] = h.ID()
+		o.have[w.Object], o.byID[h.ID()] = h.ID(), w.Object
+		o.sources = append(o.sources, tables.Source{Netns: h, Node: w.Node, Name: w.Name, Exec: exec})
+	}
+	return ids, nil
+}
+
+func openWant(w Want) (*netns.Handle, string, error) {
+	if w.Place.IsZero() && w.UID != "" {
+		pid, h, err := openPod(procDir, w.UID)
+		return h, fmt.Sprintf("nsenter --net=/proc/%d/ns/net", pid), err
+	}
+	return openPlace(w.Place)
 }
 
 // openPlace opens a namespace and says what to put before a command to run it there. A place that

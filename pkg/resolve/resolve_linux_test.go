@@ -89,6 +89,20 @@ func lookup(t testing.TB, inv *inventory.Inventory, arg string) inventory.Endpoi
 	return e
 }
 
+// open opens what the endpoints need.
+func open(inv *inventory.Inventory, eps ...inventory.Endpoint) ([]tables.Source, func() error, error) {
+	none := func() error { return nil }
+	wants, err := resolve.Wants(inv, eps...)
+	if err != nil {
+		return nil, none, err
+	}
+	var o resolve.Namespaces
+	if _, err := o.Open(wants); err != nil {
+		return nil, none, errors.Join(err, o.Close())
+	}
+	return o.Sources(), o.Close, nil
+}
+
 // snapshot opens and reads what the endpoints need.
 func (c *cluster) snapshot(t testing.TB, args ...string) *tables.Snapshot {
 	t.Helper()
@@ -96,7 +110,7 @@ func (c *cluster) snapshot(t testing.TB, args ...string) *tables.Snapshot {
 	for _, a := range args {
 		eps = append(eps, lookup(t, c.inv, a))
 	}
-	sources, closeAll, err := resolve.Places(c.inv, eps...)
+	sources, closeAll, err := open(c.inv, eps...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,11 +260,9 @@ func TestPlacesErrors(t *testing.T) {
 ---
 {kind: Pod, metadata: {name: file, annotations: {podtrace.dev/netns: /dev/null}}, spec: {nodeName: n1}}
 ---
-{kind: Pod, metadata: {name: far}, spec: {nodeName: n2}}
+{kind: Pod, metadata: {name: uid, uid: 00000000-1111-2222-3333-444444444444}, spec: {nodeName: n1}}
 ---
 {kind: Pod, metadata: {name: nopid, annotations: {podtrace.dev/pid: "2147483646"}}, spec: {nodeName: n1}}
----
-{kind: Node, metadata: {name: n2, annotations: {podtrace.dev/via: "ssh://root@n2"}}}
 `
 	inv := c.inventory(t, more+fmt.Sprintf("---\n{kind: Pod, metadata: {name: alias, annotations: {podtrace.dev/netns: %q}}, spec: {nodeName: n1}}\n", c.node.Path()))
 	tests := []struct {
@@ -258,13 +270,13 @@ func TestPlacesErrors(t *testing.T) {
 		want error
 	}{
 		{"done", resolve.ErrNotRunning}, {"pending", resolve.ErrNotScheduled}, {"nowhere", resolve.ErrNoPlace},
-		{"stray", resolve.ErrUnknownNode}, {"gone", fs.ErrNotExist}, {"file", netns.ErrNotNetns}, {"far", resolve.ErrRemote},
+		{"stray", resolve.ErrUnknownNode}, {"gone", fs.ErrNotExist}, {"file", netns.ErrNotNetns}, {"uid", resolve.ErrNoProcess},
 		{"nopid", fs.ErrNotExist}, {"alias", resolve.ErrShared},
 	}
 	before := openFiles(t)
 	for _, tt := range tests {
 		t.Run(tt.pod, func(t *testing.T) {
-			sources, closeAll, err := resolve.Places(inv, lookup(t, inv, "bridged"), lookup(t, inv, tt.pod))
+			sources, closeAll, err := open(inv, lookup(t, inv, "bridged"), lookup(t, inv, tt.pod))
 			var p *resolve.PlaceError
 			if sources != nil || closeAll == nil || !errors.Is(err, tt.want) || !errors.As(err, &p) || p.Hint() == "" {
 				t.Errorf("Places = %v, %v, want %v", sources, err, tt.want)
@@ -275,7 +287,7 @@ func TestPlacesErrors(t *testing.T) {
 		t.Errorf("%d files are open, want %d as before", after, before)
 	}
 	for _, arg := range []string{"198.51.100.1"} {
-		if _, _, err := resolve.Places(inv, lookup(t, inv, arg)); !errors.Is(err, resolve.ErrNoNamespace) {
+		if _, _, err := open(inv, lookup(t, inv, arg)); !errors.Is(err, resolve.ErrNoNamespace) {
 			t.Errorf("Places of %s = %v, want %v", arg, err, resolve.ErrNoNamespace)
 		}
 	}
@@ -305,7 +317,7 @@ func TestPlacesByPID(t *testing.T) {
 	}
 	defer func() { _ = child.Process.Kill(); _ = child.Wait() }()
 	inv := c.inventory(t, fmt.Sprintf("---\n{kind: Pod, metadata: {name: bypid, annotations: {podtrace.dev/pid: %q}}, spec: {nodeName: n1}, status: {podIP: 10.7.0.2}}\n", fmt.Sprint(child.Process.Pid)))
-	sources, closeAll, err := resolve.Places(inv, lookup(t, inv, "bypid"))
+	sources, closeAll, err := open(inv, lookup(t, inv, "bypid"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -313,23 +325,5 @@ func TestPlacesByPID(t *testing.T) {
 	if len(sources) != 2 || sources[1].Netns.ID() != c.bridged.ID() || sources[1].Name != "default/bypid" ||
 		sources[1].Exec != fmt.Sprintf("nsenter --net=/proc/%d/ns/net", child.Process.Pid) {
 		t.Errorf("sources = %+v", sources)
-	}
-}
-
-func TestAllPlaces(t *testing.T) {
-	c := newCluster(t)
-	inv := c.inventory(t, fmt.Sprintf("---\n{kind: Node, metadata: {name: n3, annotations: {podtrace.dev/netns: %q}}}\n", c.lower.Path())+
-		"---\n{kind: Node, metadata: {name: n4, annotations: {podtrace.dev/netns: /run/netns/podtrace-test-none}}}\n---\n{kind: Node, metadata: {name: n5}}\n")
-	sources, closeAll, err := resolve.AllPlaces(inv, lookup(t, inv, "bridged"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeAll()
-	var names []string
-	for _, s := range sources {
-		names = append(names, s.Node+"/"+s.Name)
-	}
-	if got := strings.Join(names, " "); got != "n1/host n1/default/bridged n3/host" {
-		t.Errorf("places %s", got)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/podtrace/podtrace/pkg/capture"
 	"github.com/podtrace/podtrace/pkg/diagnose"
 	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/report"
 	"github.com/podtrace/podtrace/pkg/tables"
@@ -73,7 +74,7 @@ func (s *session) betweenNodes(ctx context.Context, reply bool) {
 		legs = p.reply
 	}
 	st, ok := stretchOf(legs, p.model)
-	if !ok || s.handle(st.from.Netns) == nil || s.handle(st.to.Netns) == nil {
+	if !ok || !s.edge.Has(st.from.Netns) || !s.edge.Has(st.to.Netns) {
 		return
 	}
 	if !st.dstIP.IsValid() {
@@ -104,7 +105,7 @@ func addrOf(ns *tables.Netns, dev tables.Ifindex, v6 bool) netip.Addr {
 func (s *session) try(ctx context.Context, st stretch, name string, spec probe.Spec) {
 	const count, interval, wait = 2, 20 * time.Millisecond, 200 * time.Millisecond
 	out := diagnose.Contrast{Name: name}
-	pr, err := probe.Prepare(s.handle(st.from.Netns), spec, st.srcIP, st.dstIP, probe.Options{})
+	pr, err := s.edge.Prepare(ctx, st.from.Netns, node.Probe{Spec: spec, Src: st.srcIP, Dst: st.dstIP})
 	if err != nil {
 		s.c.Witness.Missed = append(s.c.Witness.Missed, fmt.Sprintf("contrast probe %s: %v", name, err))
 		return
@@ -117,16 +118,15 @@ func (s *session) try(ctx context.Context, st stretch, name string, spec probe.S
 	if err != nil {
 		return
 	}
-	ses, err := capture.Open(ctx, capture.Config{Points: []capture.Point{
-		{Netns: s.handle(st.to.Netns), Ifindex: int(st.to.Ifindex), Interface: st.to.Interface, Filter: filter},
+	ses, err := s.edge.Capture(ctx, node.CaptureConfig{Taps: []node.Tap{
+		{Netns: st.to.Netns, Ifindex: int(st.to.Ifindex), Interface: st.to.Interface, Filter: filter},
 	}})
 	if err != nil {
 		s.c.Witness.Missed = append(s.c.Witness.Missed, fmt.Sprintf("contrast probe %s: %v", name, err))
 		return
 	}
-	ses.Start()
 	r := pr.Run(ctx, count, interval, wait)
-	for _, fr := range ses.Stop().Frames {
+	for _, fr := range ses.Stop(context.WithoutCancel(ctx)).Frames {
 		if fr.Dir == capture.In && !isNeighbour(fr.Data) {
 			out.Seen++
 		}

@@ -24,14 +24,28 @@ func Gather(ctx context.Context, o Options) (*Case, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.close() //nolint:errcheck // descriptors that were only read
+	defer s.end()
 	st := &stage{session: s, c: &s.c, spec: s.o.Probe, opts: probe.Options{SrcPort: o.SourcePort}, count: o.Count, interval: o.Interval, timeout: o.Timeout}
+	if s.edge.IsLost(s.c.From.Node) {
+		st.guess()
+		return &s.c, ctx.Err()
+	}
 	if err := st.run(ctx); err != nil {
 		return nil, err
 	}
 	s.o.say("judging %d frames", len(s.c.Observed.Frames))
 	s.contrast(ctx, Judge(&s.c))
 	return &s.c, errors.Join(s.vanished(), ctx.Err())
+}
+
+// guess settles the packet that the tables are asked about where none can be sent.
+func (st *stage) guess() {
+	f := &st.c.Flow
+	f.Proto, f.SrcPort, f.DstPort = protoOf(st.spec, f.Dst), tablePort, st.spec.Port
+	if f.Proto == forward.ProtoTCP {
+		f.TCPFlags = tcpSyn
+	}
+	setICMP(f)
 }
 
 // Comments says of each frame of the capture at which hop it was seen and which checks failed there, "" for a

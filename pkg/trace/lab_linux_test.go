@@ -25,6 +25,10 @@ func init() { runtime.LockOSThread() }
 const serveEnv = "PODTRACE_TEST_LAB_SERVE"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(agentEnv) != "" {
+		serveAgent()
+		return
+	}
 	if os.Getenv(serveEnv) != "" {
 		if err := lab.Serve(context.Background(), labAt(os.Getenv(serveEnv))); err != nil {
 			fmt.Fprintln(os.Stderr, err)

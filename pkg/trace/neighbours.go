@@ -1,17 +1,19 @@
 package trace
 
 import (
+	"context"
 	"slices"
 
 	"github.com/podtrace/podtrace/pkg/diagnose"
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/netns"
+	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/tables"
 )
 
 // takeNeighbours reads the neighbour entries of the path again, after packets were lost: the kernel tried to
 // resolve them meanwhile, and those that it could not are FAILED or INCOMPLETE now.
-func (st *stage) takeNeighbours(p plan) {
+func (st *stage) takeNeighbours(ctx context.Context, p plan) {
 	if !st.c.Sent.Watching && st.c.Sent.Answered >= max(st.c.Sent.Sent, 1) {
 		return
 	}
@@ -32,26 +34,21 @@ func (st *stage) takeNeighbours(p plan) {
 				continue
 			}
 			seen[k] = true
-			st.takeNeighbour(&s)
+			st.takeNeighbour(ctx, &s)
 		}
 	}
 }
 
-func (st *stage) takeNeighbour(s *forward.Step) {
-	h, ns := st.handle(s.Netns), st.c.Snapshot.ByID(s.Netns)
-	if h == nil || ns == nil {
+func (st *stage) takeNeighbour(ctx context.Context, s *forward.Step) {
+	ns := st.c.Snapshot.ByID(s.Netns)
+	if ns == nil || !st.edge.Has(s.Netns) {
 		return
 	}
-	a, err := tables.OpenAsker(h)
-	if err != nil {
-		return
-	}
-	defer a.Close() //nolint:errcheck // a socket that was only read
-	n, err := a.Neigh(s.Ifindex, s.Target)
-	if err != nil || n.State.Valid() {
+	as, err := st.edge.Ask(ctx, s.Netns, []node.Question{{Kind: node.AskNeigh, Dev: s.Ifindex, IP: s.Target}})
+	if err != nil || as[0].Err != "" || as[0].Neigh.State.Valid() {
 		return
 	}
 	st.c.Witness.Unresolved = append(st.c.Witness.Unresolved, diagnose.Unresolved{
-		Netns: s.Netns, Ifindex: s.Ifindex, IP: s.Target, Entry: ns.FormatNeigh(n), Command: s.Command,
+		Netns: s.Netns, Ifindex: s.Ifindex, IP: s.Target, Entry: ns.FormatNeigh(as[0].Neigh), Command: s.Command,
 	})
 }

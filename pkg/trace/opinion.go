@@ -1,11 +1,13 @@
 package trace
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/netns"
+	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/tables"
 )
 
@@ -25,45 +27,66 @@ type Difference struct {
 	Kernel  string `json:"kernel"`
 }
 
+// lookup is a step of the path with the question that it answers.
+type lookup struct {
+	step     *forward.Step
+	question node.Question
+}
+
 // ask puts every route, neighbour and FDB lookup of the path to its kernel.
-func (s *session) ask(p plan) *Opinion {
+func (s *session) ask(ctx context.Context, p plan) *Opinion {
 	out := &Opinion{}
-	askers := make(map[netns.ID]*tables.Asker)
-	defer func() {
-		for _, a := range askers {
-			_ = a.Close()
-		}
-	}()
 	seen := make(map[string]bool)
+	by := make(map[netns.ID][]lookup)
+	var order []netns.ID
 	for _, st := range p.lookups() {
 		key := st.Netns.String() + " " + st.Command + " " + st.MAC.String()
-		a, ok := askers[st.Netns]
-		if !ok {
-			h := s.handle(st.Netns)
-			if h == nil {
-				continue
-			}
-			var err error
-			if a, err = tables.OpenAsker(h); err != nil {
-				s.c.Incomplete = append(s.c.Incomplete, fmt.Sprintf("asking the kernel of %s: %v", st.Node, err))
-				return out
-			}
-			askers[st.Netns] = a
-		}
-		if seen[key] {
+		if seen[key] || !s.edge.Has(st.Netns) {
 			continue
 		}
 		seen[key] = true
-		ns := s.c.Snapshot.ByID(st.Netns)
-		theirs, ok := kernelSays(a, ns, st)
-		out.Asked++
-		if !ok {
-			out.Differs = append(out.Differs, Difference{
-				Node: st.Node, Netns: ns.Name, Command: st.Command, Tables: orNone(st.Entry), Kernel: theirs,
-			})
+		if by[st.Netns] == nil {
+			order = append(order, st.Netns)
+		}
+		by[st.Netns] = append(by[st.Netns], lookup{st, question(st)})
+	}
+	for _, id := range order {
+		qs := make([]node.Question, len(by[id]))
+		for i, l := range by[id] {
+			qs[i] = l.question
+		}
+		as, err := s.edge.Ask(ctx, id, qs)
+		if err != nil {
+			s.c.Incomplete = append(s.c.Incomplete, fmt.Sprintf("asking the kernel of %s: %v", by[id][0].step.Node, err))
+			continue
+		}
+		ns := s.c.Snapshot.ByID(id)
+		for i, l := range by[id] {
+			out.Asked++
+			if theirs, ok := kernelSays(&as[i], ns, l.step); !ok {
+				out.Differs = append(out.Differs, Difference{
+					Node: l.step.Node, Netns: ns.Name, Command: l.step.Command, Tables: orNone(l.step.Entry), Kernel: theirs,
+				})
+			}
 		}
 	}
 	return out
+}
+
+// question is what a kernel is asked about a step.
+func question(st *forward.Step) node.Question {
+	switch {
+	case st.Kind == forward.StepRoute:
+		q := *st.Question
+		if q.Proto == forward.ProtoICMP || q.Proto == forward.ProtoICMPv6 {
+			q.SPort, q.DPort = 0, 0
+		}
+		return node.Question{Kind: node.AskRoute, Route: q}
+	case st.Neigh != nil:
+		return node.Question{Kind: node.AskNeigh, Dev: st.Ifindex, IP: st.Target}
+	default:
+		return node.Question{Kind: node.AskFDB, Dev: st.Ifindex, MAC: st.MAC}
+	}
 }
 
 func orNone(s string) string {
@@ -92,35 +115,26 @@ func (p plan) lookups() (out []*forward.Step) {
 	return out
 }
 
-// kernelSays asks one question, and compares what decides a packet's way.
-func kernelSays(a *tables.Asker, ns *tables.Netns, st *forward.Step) (theirs string, same bool) {
+// kernelSays compares what decides a packet's way.
+func kernelSays(a *node.Answer, ns *tables.Netns, st *forward.Step) (theirs string, same bool) {
 	switch {
 	case st.Kind == forward.StepRoute:
 		return routeSays(a, ns, st)
+	case a.Err != "":
+		return a.Err, false
 	case st.Neigh != nil:
-		n, err := a.Neigh(st.Ifindex, st.Target)
-		if err != nil {
-			return err.Error(), false
-		}
-		return ns.FormatNeigh(n), n.MAC == st.Neigh.MAC && n.State.Valid() == st.Neigh.State.Valid()
+		return ns.FormatNeigh(a.Neigh), a.Neigh.MAC == st.Neigh.MAC && a.Neigh.State.Valid() == st.Neigh.State.Valid()
 	default:
-		f, err := a.FDB(st.Ifindex, false, st.MAC, 0)
-		if err != nil {
-			return err.Error(), false
-		}
+		f := a.FDB
 		return ns.FormatFDB(f), f.Dst == st.FDB.Dst && f.Port == st.FDB.Port && f.VNI == st.FDB.VNI
 	}
 }
 
-func routeSays(a *tables.Asker, ns *tables.Netns, st *forward.Step) (theirs string, same bool) {
-	q := *st.Question
-	if q.Proto == forward.ProtoICMP || q.Proto == forward.ProtoICMPv6 {
-		q.SPort, q.DPort = 0, 0
+func routeSays(a *node.Answer, ns *tables.Netns, st *forward.Step) (theirs string, same bool) {
+	if a.Err != "" {
+		return a.Err, st.Route == nil || refuses(st.Route.Type)
 	}
-	r, err := a.Route(q)
-	if err != nil {
-		return err.Error(), st.Route == nil || refuses(st.Route.Type)
-	}
+	r := a.Route
 	theirs = ns.FormatRoute(r)
 	if st.Route == nil {
 		return theirs, refuses(r.Type)
@@ -128,8 +142,11 @@ func routeSays(a *tables.Asker, ns *tables.Netns, st *forward.Step) (theirs stri
 	if r.Type != st.Route.Type {
 		return theirs, false
 	}
-	if q.Dst.Is4() && r.Dst != st.Route.Dst {
+	if st.Question.Dst.Is4() && r.Dst != st.Route.Dst {
 		return theirs, false
+	}
+	if st.Question.Dst.Is6() && (r.Type == tables.RouteLocal || r.Type == tables.RouteAnycast) {
+		return theirs, true // whatever the entry's device, the answer names lo: ip6_rt_get_dev_rcu of net/ipv6/route.c
 	}
 	return theirs, sameWay(r, *st.Route)
 }

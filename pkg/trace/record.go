@@ -13,6 +13,8 @@ import (
 	"github.com/podtrace/podtrace/pkg/diagnose"
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/kdrop"
+	"github.com/podtrace/podtrace/pkg/netns"
+	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/recorder"
 	"github.com/podtrace/podtrace/pkg/report"
@@ -116,11 +118,11 @@ type taping struct {
 	history *recorder.History
 	watch   *recorder.Detector
 	notices chan recorder.Notice
-	drops   *kdrop.Watcher
+	drops   *node.DropWatch
 	dropped []kdrop.Drop // what it saw in the last seconds
 	unseen  int          // that found no room
-	dropErr error
-	before  []*counters.Snapshot
+	dropErr []error
+	before  map[netns.ID]*counters.Snapshot
 	stats   []sample // of the last seconds
 }
 
@@ -138,7 +140,7 @@ func (rec *recording) session(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer s.close() //nolint:errcheck // descriptors that were only read
+	defer s.end()
 	t := &taping{recording: rec, st: &stage{session: s, c: &s.c, spec: probe.Spec{Proto: probe.None}}, notices: make(chan recorder.Notice, pending)}
 	if err := t.arm(ctx); err != nil {
 		return false, err
@@ -163,27 +165,23 @@ func (t *taping) arm(ctx context.Context) (err error) {
 		default: // as many as this are being looked at
 		}
 	})
-	cfg := captureConfig(&t.o, pts)
-	cfg.Reserve, cfg.Stream = st.reserve, true
-	cfg.OnFrame = func(f *capture.Frame) {
+	t.o.say("arming %d taps", len(pts))
+	t.r.rest()
+	t.ses, err = st.edge.Stream(ctx, captureConfig(&t.o, pts), func(f *capture.Frame) {
 		t.history.Add(f)
 		t.watch.Look(f)
-	}
-	cfg.OnRound = func() time.Duration {
+	}, func() time.Duration {
 		if t.watch.Tick(time.Now()) {
 			return grace
 		}
 		return 0
-	}
-	t.o.say("arming %d taps", len(pts))
-	t.r.rest()
-	if t.ses, err = capture.Open(ctx, cfg); err != nil {
+	})
+	if err != nil {
 		return err
 	}
-	t.ses.Start()
 	t.o.say("armed in %s, watching", t.ses.ArmDuration().Round(10*time.Microsecond))
 	t.r.rest()
-	t.drops, t.before = st.watchAnyDrops(p), st.readCounters(ctx)
+	t.drops, t.before = st.watchAnyDrops(ctx, p), st.edge.Counters(ctx)
 	t.r.rest()
 	return nil
 }
@@ -237,12 +235,12 @@ func (t *taping) takeDrops() {
 	if t.drops == nil {
 		return
 	}
-	drops, lost, err := t.drops.Take()
+	drops, lost, errs := t.drops.Take()
 	t.dropped = append(t.dropped, drops...)
 	old := time.Now().Add(-t.r.Keep)
 	t.dropped = slices.DeleteFunc(t.dropped, func(d kdrop.Drop) bool { return d.Time.Before(old) })
 	t.dropped = t.dropped[max(0, len(t.dropped)-most):]
-	t.unseen, t.dropErr = lost, err
+	t.unseen, t.dropErr = lost, errs
 }
 
 // sample takes the counts, and reports whether a tap has ended.
@@ -330,9 +328,10 @@ func (t *taping) examine(ctx context.Context, n recorder.Notice, end time.Time) 
 			return nil, err
 		}
 		missing = "the tables after the incident: " + err.Error()
-		s = &session{o: t.o, c: t.st.c.again(), sources: t.st.sources, close: func() error { return nil }}
+		s = &session{o: t.o, c: t.st.c.again(), edge: t.st.edge}
+	} else {
+		defer s.end()
 	}
-	defer s.close() //nolint:errcheck // descriptors that were only read
 	c := &s.c
 	if missing != "" {
 		c.Incomplete = append(c.Incomplete, missing)
@@ -349,26 +348,24 @@ func (t *taping) examine(ctx context.Context, n recorder.Notice, end time.Time) 
 	}
 	st := &stage{session: s, c: c, spec: probe.Spec{Proto: probe.None}}
 	p := newPlan(c)
-	c.Opinion = st.ask(p)
+	c.Opinion = st.ask(ctx, p)
 	t.takeDrops()
 	c.Witness.Drops = slices.DeleteFunc(slices.Clone(t.dropped), func(d kdrop.Drop) bool { return d.Time.UnixNano() < c.Observed.Begin })
 	st.missDrops(t.unseen, t.dropErr)
-	after := st.readCounters(ctx)
-	if len(after) == len(t.before) {
-		st.takeCounters(t.before, after)
-	}
+	after := st.edge.Counters(ctx)
+	st.takeCounters(ctx, t.before, after)
 	t.before = after
-	st.takeNeighbours(p)
+	st.takeNeighbours(ctx, p)
 	defer t.r.rest()
 	return &Incident{Notice: n, Case: c, Report: Judge(c)}, nil
 }
 
 // watchAnyDrops asks for the kernel's drops of whatever flow there will be between the two ends.
-func (st *stage) watchAnyDrops(p plan) *kdrop.Watcher {
+func (st *stage) watchAnyDrops(ctx context.Context, p plan) *node.DropWatch {
 	flow := st.c.Flow
 	defer func() { st.c.Flow = flow }()
 	st.c.Flow = forward.Flow{Src: flow.Src, Dst: flow.Dst}
-	return st.watchDrops(p)
+	return st.watchDrops(ctx, p)
 }
 
 // again is the case as it was resolved, without what was seen.

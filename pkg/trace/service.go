@@ -2,12 +2,12 @@ package trace
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/inventory"
 	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/resolve"
-	"github.com/podtrace/podtrace/pkg/tables"
 )
 
 // Target is an endpoint of a service, and where it lives.
@@ -71,15 +71,39 @@ func ports(s *inventory.Service) string {
 	return strings.Join(out, ", ")
 }
 
-// targets finds the endpoints behind a service in the snapshot.
-func targets(snap *tables.Snapshot, inv *inventory.Inventory, e inventory.Endpoint) (out []Target, err error) {
+// far says which endpoints of a service are left out.
+func (s *session) far() []string {
+	e := s.c.Destination
 	if e.ServicePort == nil {
-		return nil, nil
+		return nil
 	}
-	for _, b := range inv.Backends(e.Service, e.ServicePort) {
+	all := s.o.Inventory.Backends(e.Service, e.ServicePort)
+	left := len(all) - len(resolve.Near(all))
+	if left == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("%d of the %d endpoints of %s: their nodes were not read, for they are many; name a pod to trace the way to it",
+		left, len(all), e.String())}
+}
+
+// targets finds the endpoints behind a service in the snapshot. Those of nodes that were not read are known by their
+// address alone.
+func (s *session) targets() error {
+	inv, e := s.o.Inventory, s.c.Destination
+	s.c.Targets = nil
+	if e.ServicePort == nil {
+		return nil
+	}
+	all := inv.Backends(e.Service, e.ServicePort)
+	near := resolve.Near(all)
+	for _, b := range all {
 		t := Target{Backend: b}
 		var ep inventory.Endpoint
+		var err error
 		switch {
+		case !slices.Contains(near, b):
+			s.c.Targets = append(s.c.Targets, Target{Backend: b, At: resolve.Location{Node: b.Node}})
+			continue
 		case b.Pod != nil:
 			ep, err = inv.Lookup("pod/"+b.Pod.Name, b.Pod.Namespace)
 		case b.Node != "":
@@ -88,12 +112,12 @@ func targets(snap *tables.Snapshot, inv *inventory.Inventory, e inventory.Endpoi
 			ep, err = inv.Lookup(b.IP.String(), "")
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if t.At, err = resolve.Locate(snap, inv, ep); err != nil {
-			return nil, err
+		if t.At, err = s.locate(ep); err != nil {
+			return err
 		}
-		out = append(out, t)
+		s.c.Targets = append(s.c.Targets, t)
 	}
-	return out, nil
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/inventory"
+	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/report"
 	"github.com/podtrace/podtrace/pkg/resolve"
@@ -90,7 +91,10 @@ func TestTargets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := targets(tablestest.Cluster(), inv, e)
+	s := &session{o: Options{Inventory: inv}, edge: node.NewEdge(node.Direct())}
+	s.c.Snapshot, s.c.Destination = tablestest.Cluster(), e
+	err = s.targets()
+	got := s.c.Targets
 	if err != nil || len(got) != 2 || got[0].At.PodNetns != tablestest.Tea1 || got[0].Port != 7007 || !got[1].At.PodNetns.IsZero() {
 		t.Errorf("%+v, %v", got, err)
 	}

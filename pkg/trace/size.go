@@ -7,6 +7,7 @@ import (
 
 	"github.com/podtrace/podtrace/pkg/diagnose"
 	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/verify"
 )
@@ -83,8 +84,9 @@ func (s *session) sized(bytes, over int, wait time.Duration) *stage {
 
 // pings sends one unfragmented echo with that payload, and another if it is not answered.
 func (s *session) pings(ctx context.Context, payload int, wait time.Duration) bool {
-	pr, err := probe.Prepare(s.handle(s.c.From.PodNetns), probe.Spec{Proto: probe.ICMP}, s.c.Flow.Src, s.c.Flow.Dst,
-		probe.Options{Size: payload, DF: true})
+	pr, err := s.edge.Prepare(ctx, s.c.From.PodNetns, node.Probe{
+		Spec: probe.Spec{Proto: probe.ICMP}, Src: s.c.Flow.Src, Dst: s.c.Flow.Dst, Options: probe.Options{Size: payload, DF: true},
+	})
 	if err != nil {
 		return false
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -15,6 +14,8 @@ import (
 	"github.com/podtrace/podtrace/pkg/diagnose"
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/kdrop"
+	"github.com/podtrace/podtrace/pkg/netns"
+	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/report"
 	"github.com/podtrace/podtrace/pkg/tables"
@@ -39,7 +40,7 @@ func (st *stage) run(ctx context.Context) error {
 		st.watchFlow()
 		return st.observe(ctx, nil)
 	}
-	pr, err := st.prepare()
+	pr, err := st.prepare(ctx)
 	if err != nil {
 		return err
 	}
@@ -48,12 +49,8 @@ func (st *stage) run(ctx context.Context) error {
 }
 
 // prepare opens the probe's sockets, so that its ports are known before the filters are made.
-func (st *stage) prepare() (*probe.Prober, error) {
-	h := st.handle(st.c.From.PodNetns)
-	if h == nil {
-		return nil, &Error{Msg: fmt.Sprintf("the namespace of %q is not on this machine", st.o.Source), hint: "use --probe none on real traffic"}
-	}
-	pr, err := probe.Prepare(h, st.spec, st.c.Flow.Src, st.c.Flow.Dst, st.opts)
+func (st *stage) prepare(ctx context.Context) (node.Prober, error) {
+	pr, err := st.edge.Prepare(ctx, st.c.From.PodNetns, node.Probe{Spec: st.spec, Src: st.c.Flow.Src, Dst: st.c.Flow.Dst, Options: st.opts})
 	if err != nil {
 		return nil, err
 	}
@@ -81,54 +78,53 @@ func (st *stage) watchFlow() {
 }
 
 // observe arms all taps, sends, and takes in what they saw.
-func (st *stage) observe(ctx context.Context, pr *probe.Prober) error {
+func (st *stage) observe(ctx context.Context, pr node.Prober) error {
 	p := newPlan(st.c)
-	st.c.Opinion = st.ask(p)
 	points := st.points(p)
-	pts, err := st.taps(p, points)
+	taps, err := st.taps(p, points)
 	if err != nil {
 		return err
 	}
-	var last atomic.Int64 // when the newest frame was read, in ns
-	cfg := captureConfig(&st.o, pts)
-	cfg.Reserve = st.reserve
+	cfg := captureConfig(&st.o, taps)
 	if pr == nil {
 		cfg.MaxTotal = mostFrames
-	} else {
-		cfg.OnFrame = func(*capture.Frame) { last.Store(time.Now().UnixNano()) }
 	}
-	st.o.say("arming %d taps", len(pts))
-	var ses *capture.Session
-	var drops *kdrop.Watcher
+	st.o.say("arming %d taps", len(taps))
+	st.c.Opinion = st.ask(ctx, p)
+	var ses *node.Taps
+	var drops *node.DropWatch
 	var g errgroup.Group
 	g.Go(func() (err error) {
-		ses, err = capture.Open(ctx, cfg)
+		ses, err = st.edge.Capture(ctx, cfg)
 		return err
 	})
 	g.Go(func() error {
-		drops = st.watchDrops(p)
+		drops = st.watchDrops(ctx, p)
 		return nil
 	})
-	var before []*counters.Snapshot
+	var before map[netns.ID]*counters.Snapshot
 	g.Go(func() error {
-		before = st.readCounters(ctx)
+		before = st.edge.Counters(ctx)
 		return nil
 	})
 	err = g.Wait()
 	if drops != nil {
 		defer drops.Close() //nolint:errcheck // what it saw has been taken by then
 	}
+	after := context.WithoutCancel(ctx) // what was seen until an interrupt is judged
 	if err != nil {
+		if ses != nil {
+			ses.Stop(after)
+		}
 		return err
 	}
-	ses.Start()
 	st.o.say("armed in %s", ses.ArmDuration().Round(10*time.Microsecond))
 	st.send(ctx, pr)
 	if pr != nil {
-		quiesce(ctx, &last)
+		quiesce(ctx, ses)
 	}
 	end := time.Now()
-	res := ses.Stop()
+	res := ses.Stop(after)
 	if !res.Cut.IsZero() {
 		end = res.Cut
 	}
@@ -139,22 +135,21 @@ func (st *stage) observe(ctx context.Context, pr *probe.Prober) error {
 	if pr == nil {
 		st.adopt()
 	}
-	st.takeDrops(drops)
-	st.takeCounters(before, st.readCounters(ctx))
-	st.takeNeighbours(p)
+	st.takeDrops(after, drops)
+	st.takeCounters(after, before, st.edge.Counters(after))
+	st.takeNeighbours(after, p)
 	return nil
 }
 
 // watchDrops asks the kernel to tell when it drops a packet of the path. Where it can't, the trace does without
 // and says so.
-func (st *stage) watchDrops(p plan) *kdrop.Watcher {
+func (st *stage) watchDrops(ctx context.Context, p plan) *node.DropWatch {
 	if st.o.NoBPF {
 		return nil
 	}
-	w, err := kdrop.Open(kdrop.Config{Flows: dropFlows(st.c, p), Neighbours: p.neighbours(st.c)})
-	if err != nil {
-		st.c.Witness.Missed = append(st.c.Witness.Missed, "the kernel's drop reasons: "+err.Error())
-		return nil
+	w, missed := st.edge.WatchDrops(ctx, kdrop.Config{Flows: dropFlows(st.c, p), Neighbours: p.neighbours(st.c)})
+	for _, why := range missed {
+		st.c.Witness.Missed = append(st.c.Witness.Missed, "the kernel's drop reasons: "+why)
 	}
 	return w
 }
@@ -198,21 +193,21 @@ func (p plan) neighbours(c *Case) []netip.Addr {
 	return out
 }
 
-func (st *stage) takeDrops(w *kdrop.Watcher) {
+func (st *stage) takeDrops(ctx context.Context, w *node.DropWatch) {
 	if w == nil {
 		return
 	}
-	drops, lost, err := w.Stop()
+	drops, lost, errs := w.Stop(ctx)
 	st.c.Witness.Drops = drops
-	st.missDrops(lost, err)
+	st.missDrops(lost, errs)
 }
 
-// missDrops says what the kernel's drops do not show.
-func (st *stage) missDrops(lost int, err error) {
+// missDrops says what the kernels' drops do not show.
+func (st *stage) missDrops(lost int, errs []error) {
 	if lost > 0 {
 		st.c.Witness.Missed = append(st.c.Witness.Missed, fmt.Sprintf("%d of the kernel's drop reports found no room", lost))
 	}
-	if err != nil {
+	for _, err := range errs {
 		st.c.Witness.Missed = append(st.c.Witness.Missed, "the kernel's drop reasons: "+err.Error())
 	}
 }
@@ -225,10 +220,10 @@ const (
 
 // quiesce waits until no frame has come for a while, counted from now: what was sent last may not have been
 // read yet.
-func quiesce(ctx context.Context, last *atomic.Int64) {
-	last.Store(time.Now().UnixNano())
-	for end := time.Now().Add(quietMost); time.Now().Before(end) && ctx.Err() == nil; {
-		left := quiet - time.Since(time.Unix(0, last.Load()))
+func quiesce(ctx context.Context, ses *node.Taps) {
+	begin := time.Now()
+	for end := begin.Add(quietMost); time.Now().Before(end) && ctx.Err() == nil; {
+		left := quiet - min(time.Since(begin), ses.Idle(ctx))
 		if left <= 0 {
 			return
 		}
@@ -237,8 +232,8 @@ func quiesce(ctx context.Context, last *atomic.Int64) {
 }
 
 // captureConfig is what the options say of a capture.
-func captureConfig(o *Options, pts []capture.Point) capture.Config {
-	cfg := capture.Config{Points: pts, Engine: o.Engine}
+func captureConfig(o *Options, taps []node.Tap) node.CaptureConfig {
+	cfg := node.CaptureConfig{Taps: taps, Engine: o.Engine}
 	if o.Full {
 		cfg.SnapLen = fullSnapLen
 	}
@@ -249,7 +244,7 @@ func captureConfig(o *Options, pts []capture.Point) capture.Config {
 const fullSnapLen = 262144
 
 // send runs the probe, or waits while others send.
-func (st *stage) send(ctx context.Context, pr *probe.Prober) {
+func (st *stage) send(ctx context.Context, pr node.Prober) {
 	if pr == nil {
 		st.o.say("watching for %s", st.timeout)
 		st.c.Sent.Watching = true
@@ -328,8 +323,8 @@ func (st *stage) points(p plan) []Point {
 	return pts
 }
 
-// taps gives each point its namespace and its filter.
-func (st *stage) taps(p plan, pts []Point) ([]capture.Point, error) {
+// taps gives each point its filter.
+func (st *stage) taps(p plan, pts []Point) ([]node.Tap, error) {
 	c := st.c
 	a, b := aliases(c, p)
 	flow := capture.Flow{
@@ -345,7 +340,7 @@ func (st *stage) taps(p plan, pts []Point) ([]capture.Point, error) {
 	for _, port := range p.proxyPorts() {
 		encap = append(encap, capture.Encap{UDPPort: port, IP: true})
 	}
-	out := make([]capture.Point, len(pts))
+	out := make([]node.Tap, len(pts))
 	var g errgroup.Group
 	for i, pt := range pts {
 		g.Go(func() error {
@@ -359,7 +354,7 @@ func (st *stage) taps(p plan, pts []Point) ([]capture.Point, error) {
 			if err == nil && st.o.Filter != "" {
 				f, err = capture.WithExpression(f, st.o.Filter, e, opts)
 			}
-			out[i] = capture.Point{ID: pt.ID, Netns: st.handle(pt.Netns), Ifindex: int(pt.Ifindex), Interface: pt.Interface, Filter: f}
+			out[i] = node.Tap{ID: pt.ID, Netns: pt.Netns, Ifindex: int(pt.Ifindex), Interface: pt.Interface, Filter: f}
 			return err
 		})
 	}

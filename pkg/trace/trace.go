@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/podtrace/podtrace/pkg/capture"
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/inventory"
-	"github.com/podtrace/podtrace/pkg/netns"
+	"github.com/podtrace/podtrace/pkg/netfilter"
+	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/report"
 	"github.com/podtrace/podtrace/pkg/resolve"
@@ -33,6 +35,10 @@ type Options struct {
 	Engine      capture.Engine
 	NoBPF       bool     // do not ask the kernel for its drop reasons
 	Contrast    Contrast // when to send further probes
+	// Dial reaches the nodes' kernels; nil: they are all namespaces of this machine.
+	Dial node.Dialer
+	// Notes are what is known of the endpoints beforehand, and not judged.
+	Notes []string
 	// Progress, if set, is told each step; it must not block.
 	Progress func(format string, args ...any)
 	Version  string
@@ -60,11 +66,9 @@ func (e *Error) Hint() string { return e.hint }
 
 // session is one live trace: the case as it grows, and what has to be closed.
 type session struct {
-	o       Options
-	c       Case
-	sources []tables.Source
-	close   func() error
-	reserve *capture.Reserve
+	o    Options
+	c    Case
+	edge *node.Edge
 }
 
 // start resolves both ends and reads every table on the way.
@@ -83,42 +87,41 @@ func start(ctx context.Context, o Options) (*session, error) {
 	if err := refuse(s.c.Source, s.c.Destination); err != nil {
 		return nil, err
 	}
-	s.c.Inventory, s.c.Version = o.Inventory, o.Version
+	s.c.Inventory, s.c.Version, s.c.Incomplete = o.Inventory, o.Version, append(s.far(), o.Notes...)
 	o.say("resolving %s and %s", o.Source, o.Destination)
-	s.sources, s.close, err = resolve.Places(o.Inventory, s.c.Source, s.c.Destination)
+	wants, err := resolve.Wants(o.Inventory, s.c.Source, s.c.Destination)
 	if err != nil {
 		return nil, err
 	}
-	s.prepareTaps()
-	if err := s.read(ctx); err != nil {
-		return nil, errors.Join(err, s.close())
+	if o.Dial == nil {
+		o.Dial = node.Direct()
 	}
-	if err := s.widen(ctx); err != nil {
-		return nil, errors.Join(err, s.close())
+	s.edge = node.NewEdge(o.Dial)
+	for _, step := range []func(context.Context) error{
+		func(ctx context.Context) error { return s.edge.Open(ctx, wants) }, s.prepareTaps, s.read, s.widen,
+	} {
+		if err := step(ctx); err != nil {
+			return nil, errors.Join(err, s.edge.Close())
+		}
 	}
 	return s, nil
 }
 
-// prepareTaps begins to make rings while the tables are read: one for a pod, and for a node as many as the usual
-// path has (the pod's veth, a bridge, a tunnel, the uplink).
-func (s *session) prepareTaps() {
-	const perNode = 4
-	if !s.o.taps || s.o.Engine == capture.EnginePcap {
-		return
+// prepareTaps begins to make rings while the tables are read.
+func (s *session) prepareTaps(context.Context) error {
+	if s.o.taps && s.o.Engine != capture.EnginePcap {
+		s.edge.MakeRings(captureConfig(&s.o, nil))
 	}
-	want := make(map[*netns.Handle]int)
-	for _, src := range s.sources {
-		want[src.Netns] = 1
-		if src.Name == tables.HostName {
-			want[src.Netns] = perNode
-		}
+	return nil
+}
+
+// end closes everything. Which nodes went out of reach meanwhile has its place in the case.
+func (s *session) end() {
+	s.c.Lost = nil
+	for _, l := range s.edge.Lost() {
+		s.c.Lost = append(s.c.Lost, l.Error())
 	}
-	s.reserve = capture.NewReserve(captureConfig(&s.o, nil), want)
-	places, reserve := s.close, s.reserve
-	s.close = func() error {
-		reserve.Close()
-		return places()
-	}
+	_ = s.edge.Close() // what is open was only read
 }
 
 // refuse says plainly what cannot be traced.
@@ -142,23 +145,54 @@ func refuse(a, b inventory.Endpoint) error {
 
 // read takes the snapshot and finds both ends in it.
 func (s *session) read(ctx context.Context) error {
-	s.o.say("reading the tables of %d namespaces", len(s.sources))
-	snap, err := tables.Read(ctx, s.sources)
+	s.o.say("reading the tables of %d namespaces", len(s.edge.Sources()))
+	snap, err := s.edge.Read(ctx, s.connections())
 	if err != nil {
 		return err
 	}
 	s.c.Snapshot = snap
-	if s.c.From, err = resolve.Locate(snap, s.o.Inventory, s.c.Source); err != nil {
+	if s.c.From, err = s.locate(s.c.Source); err != nil {
 		return err
 	}
-	if s.c.To, err = resolve.Locate(snap, s.o.Inventory, s.c.Destination); err != nil {
+	if s.c.To, err = s.locate(s.c.Destination); err != nil {
 		return err
 	}
-	if s.c.Targets, err = targets(snap, s.o.Inventory, s.c.Destination); err != nil {
+	if err = s.targets(); err != nil {
 		return err
 	}
 	s.c.Flow = forward.Flow{Dst: s.c.Destination.IP(), Src: sourceAddr(s.c.Source, s.c.Destination.IP())}
 	return nil
+}
+
+// connections are those that a packet of the path may meet: of its two ends and of a service's endpoints, whatever
+// is translated on the way, and of the tunnel between the nodes.
+func (s *session) connections() (o netfilter.ReadOptions) {
+	o.Addrs = slices.Concat(s.c.Source.IPs, s.c.Destination.IPs)
+	if svc := s.c.Destination.Service; svc != nil && s.c.Destination.ServicePort != nil {
+		for _, b := range s.o.Inventory.Backends(svc, s.c.Destination.ServicePort) {
+			o.Addrs = append(o.Addrs, b.IP)
+		}
+	}
+	for _, src := range s.edge.Sources() {
+		n := s.o.Inventory.Node(src.Node)
+		if n == nil || src.Name != tables.HostName {
+			continue
+		}
+		for _, a := range append([]netip.Addr{n.Flannel.PublicIP, n.Flannel.PublicIPv6}, n.InternalIPs...) {
+			if a.IsValid() && !slices.Contains(o.Nodes, a) {
+				o.Nodes = append(o.Nodes, a)
+			}
+		}
+	}
+	return o
+}
+
+// locate finds an endpoint in the snapshot. Of one whose node is out of reach, only the node is known.
+func (s *session) locate(e inventory.Endpoint) (resolve.Location, error) {
+	if e.Node != "" && s.edge.IsLost(e.Node) {
+		return resolve.Location{Node: e.Node}, nil
+	}
+	return resolve.Locate(s.c.Snapshot, s.o.Inventory, e)
 }
 
 // sourceAddr is the source's address of the destination's family. A node has several, and its kernel
@@ -181,17 +215,16 @@ func Check(ctx context.Context, o Options) (*report.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.close() //nolint:errcheck // descriptors that were only read
-	s.c.Flow.Proto, s.c.Flow.SrcPort, s.c.Flow.DstPort = protoOf(s.o.Probe, s.c.Flow.Dst), 40000, s.o.Probe.Port
-	if s.c.Flow.Proto == forward.ProtoTCP {
-		s.c.Flow.TCPFlags = tcpSyn
-	}
-	setICMP(&s.c.Flow)
-	s.c.Opinion = s.ask(newPlan(&s.c))
+	(&stage{session: s, c: &s.c, spec: s.o.Probe}).guess()
+	s.c.Opinion = s.ask(ctx, newPlan(&s.c))
+	s.end()
 	return Judge(&s.c), nil
 }
 
 const tcpSyn = 0x02
+
+// tablePort is the source port of a packet that is only played.
+const tablePort = 40000
 
 func protoOf(p probe.Spec, dst netip.Addr) uint8 {
 	switch p.Proto {
@@ -230,20 +263,11 @@ func Path(ctx context.Context, o Options) (*report.Report, error) {
 // judged, and the trace is not what was asked for.
 func (s *session) vanished() error {
 	for _, p := range s.c.Observed.Points {
-		if p.Stats.Err != nil {
+		if p.Stats.Err != nil && !p.Stats.Flapped && !s.edge.IsLost(p.Node) {
 			return &Error{
 				Msg:  fmt.Sprintf("interface %q in %s of node %q went away during the capture: %v", p.Interface, p.Name, p.Node, p.Stats.Err),
 				hint: "run it again; \"ip monitor link\" on the node shows who takes the interface down",
 			}
-		}
-	}
-	return nil
-}
-
-func (s *session) handle(id netns.ID) *netns.Handle {
-	for _, src := range s.sources {
-		if src.Netns.ID() == id {
-			return src.Netns
 		}
 	}
 	return nil

@@ -42,26 +42,14 @@ func (s *session) widen(ctx context.Context) error {
 			others = append(others, e)
 		}
 	}
-	more, closeMore, err := resolve.Places(s.o.Inventory, others...)
+	wants, err := resolve.Wants(s.o.Inventory, others...)
+	if err == nil {
+		err = s.edge.Open(ctx, wants)
+	}
 	if err != nil {
 		return nil //nolint:nilerr // without the others there is one witness less
 	}
-	first := s.close
-	s.close = func() error { return joinClose(first, closeMore) }
-	for _, src := range more {
-		if s.handle(src.Netns.ID()) == nil {
-			s.sources = append(s.sources, src)
-		}
-	}
 	return s.read(ctx)
-}
-
-func joinClose(a, b func() error) error {
-	err := a()
-	if e := b(); err == nil {
-		err = e
-	}
-	return err
 }
 
 func isBridge(snap *tables.Snapshot, ns tables.NetnsID, dev tables.Ifindex) bool {
