@@ -9,6 +9,7 @@ FUZZTIME ?= 20000x
 BENCH ?= .
 CHAOS ?= 5
 HEALTHY_RUNS ?= 1000
+SOAK ?= 10m
 IMAGE ?= ghcr.io/podtrace/podtrace:$(VERSION)
 IMAGE_PLATFORMS ?= linux/amd64 linux/arm64
 export GOFLAGS += -buildvcs=false
@@ -91,6 +92,10 @@ faults: ## every fault of every lab: the tables of verdicts
 .PHONY: healthy
 healthy: ## HEALTHY_RUNS (1000) healthy paths over all datapaths, half of them under load: no finding
 	HEALTHY_RUNS=$(HEALTHY_RUNS) $(GO) test ./pkg/trace -run TestHealthyRuns -v -timeout 60m
+
+.PHONY: soak
+soak: ## a recorder for SOAK (10m) while the lab breaks and heals: no growth in memory, descriptors, goroutines
+	SOAK=$(SOAK) $(GO) test ./pkg/trace -run TestSoak -v -count=1 -timeout 90m
 
 .PHONY: realcni
 realcni: ## pods of real flanneld and CNI plugins, healthy and broken, and the lab held against them (as root)

@@ -51,8 +51,11 @@ type tapPoint struct {
 }
 
 func newLab(ctx context.Context, podtrace string) (*lab, error) {
-	l := &lab{podtrace: podtrace, prefix: fmt.Sprintf("podtrace-b%d-", os.Getpid()), handles: map[string]*netns.Handle{}, sink: -1}
+	l := &lab{prefix: fmt.Sprintf("podtrace-b%d-", os.Getpid()), handles: map[string]*netns.Handle{}, sink: -1}
 	var err error
+	if l.podtrace, err = filepath.Abs(podtrace); err != nil {
+		return nil, err
+	}
 	if l.dir, err = os.MkdirTemp("", "benchlive"); err != nil {
 		return nil, err
 	}

@@ -20,7 +20,7 @@ import (
 // Defaults of Config.
 const (
 	DefaultSnapLen       = 256
-	DefaultRingBytes     = 4 << 20
+	DefaultRingBytes     = 4_000_000
 	DefaultRetireTimeout = 10 * time.Millisecond
 	DefaultMaxFrames     = 65536
 )
@@ -42,8 +42,8 @@ type Config struct {
 	// SnapLen is how many bytes of a frame are kept, from the link-layer header on (0: 256, which
 	// holds the headers of a VXLAN frame with IPv6 inside and out).
 	SnapLen int
-	// RingBytes is the size of a point's ring in kernel memory (0: 4 MiB, at 350,000 small frames a
-	// second a reserve of 60 ms; ten points take 40 MiB). It is rounded up to whole blocks.
+	// RingBytes is the size of a point's ring in kernel memory (0: 4 MB, at 350,000 small frames a
+	// second a reserve of 60 ms; ten points take 40 MB). It is rounded up to whole blocks.
 	RingBytes int
 	// RetireTimeout is when the kernel hands over a block that is not full (0: 10 ms): the greatest
 	// delay between a frame and OnFrame, and the time that Stop waits at most in ordinary cases.
@@ -57,6 +57,8 @@ type Config struct {
 	// reads. It must not block, change Data, or call the Session. The frame is the callee's to read
 	// during the call alone.
 	OnFrame func(*Frame)
+	// Reserve has rings that were made ahead; nil: all are made by Open.
+	Reserve *Reserve
 	// Engine takes the frames; "" is EngineRing.
 	Engine Engine
 	// Stream keeps no frame: OnFrame has them, and Result.Frames is empty.

@@ -162,7 +162,11 @@ func (s *Session) openSockets() error {
 			order = append(order, t.Netns)
 		}
 		byNetns[t.Netns] = append(byNetns[t.Netns], t)
+		if r, ok := s.cfg.Reserve.take(t.Netns, s.cfg); ok {
+			t.ring = r
+		}
 	}
+	s.cfg.Reserve.drop()
 	for _, h := range order {
 		if err := openIn(h, byNetns[h]); err != nil {
 			return err
@@ -175,11 +179,13 @@ func (s *Session) openSockets() error {
 func openIn(h *netns.Handle, taps []*tap) error {
 	open := func() error {
 		for _, t := range taps {
-			fd, err := openSocket()
-			if err != nil {
-				return t.fail("open packet socket", err)
+			if t.ring.fd < 0 {
+				fd, err := openSocket()
+				if err != nil {
+					return t.fail("open packet socket", err)
+				}
+				t.ring.fd = fd
 			}
-			t.ring.fd = fd
 			if err := t.check(); err != nil {
 				return err
 			}
@@ -222,6 +228,12 @@ func (s *Session) makeRings() error {
 	for i, t := range s.taps {
 		wg.Go(func() {
 			filter := snapped(t.Filter, s.cfg.SnapLen)
+			if t.ring.mem != nil { // of the reserve
+				if err := t.ring.attach(filter); err != nil {
+					errs[i] = t.fail("attach filter", err)
+				}
+				return
+			}
 			if op, err := t.ring.setup(filter, s.cfg.SnapLen, s.cfg.RingBytes, s.cfg.RetireTimeout); err != nil {
 				errs[i] = t.fail(op, err)
 			}

@@ -28,6 +28,8 @@ import (
 type Local struct {
 	mu   sync.RWMutex // write: while namespaces are opened or closed
 	open resolve.Namespaces
+	// reserve has rings for the taps to come; nil: none were asked for
+	reserve *capture.Reserve
 }
 
 var _ Node = (*Local)(nil)
@@ -58,7 +60,27 @@ func (l *Local) Open(_ context.Context, wants []resolve.Want) ([]netns.ID, error
 func (l *Local) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.reserve.Close()
 	return l.open.Close()
+}
+
+// makeRings begins to make rings: one for a pod, and for a node as many as the usual path has (the pod's veth, a
+// bridge, a tunnel, the uplink).
+func (l *Local) makeRings(cfg CaptureConfig) {
+	const perNode = 4
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.reserve != nil {
+		return
+	}
+	want := make(map[*netns.Handle]int)
+	for _, s := range l.open.Sources() {
+		want[s.Netns] = 1
+		if s.Name == tables.HostName {
+			want[s.Netns] = perNode
+		}
+	}
+	l.reserve = capture.NewReserve(capture.Config{SnapLen: cfg.SnapLen}, want)
 }
 
 // Read takes a snapshot.
@@ -167,7 +189,7 @@ func (l *Local) Capture(ctx context.Context, cfg CaptureConfig) (Capture, error)
 	defer l.mu.RUnlock()
 	c := &localCapture{}
 	full := capture.Config{
-		SnapLen: cfg.SnapLen, MaxFrames: frameBudget(cfg), MaxTotal: cfg.MaxTotal, Engine: cfg.Engine,
+		SnapLen: cfg.SnapLen, MaxFrames: frameBudget(cfg), MaxTotal: cfg.MaxTotal, Engine: cfg.Engine, Reserve: l.reserve,
 		OnFrame: func(*capture.Frame) { c.last.Store(time.Now().UnixNano()) },
 	}
 	var err error
@@ -203,7 +225,7 @@ func (l *Local) Stream(ctx context.Context, cfg CaptureConfig, onFrame func(*cap
 		return nil, err
 	}
 	s, err := capture.Open(ctx, capture.Config{
-		Points: points, SnapLen: cfg.SnapLen, Engine: cfg.Engine, Stream: true, OnFrame: onFrame, OnRound: onRound,
+		Points: points, SnapLen: cfg.SnapLen, Engine: cfg.Engine, Reserve: l.reserve, Stream: true, OnFrame: onFrame, OnRound: onRound,
 	})
 	if err != nil {
 		return nil, err

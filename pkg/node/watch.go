@@ -69,6 +69,15 @@ func (e *Edge) Capture(ctx context.Context, cfg CaptureConfig) (*Taps, error) {
 	return t, nil
 }
 
+// MakeRings begins to make rings on this machine, before it is known for which interfaces.
+func (e *Edge) MakeRings(cfg CaptureConfig) {
+	for _, m := range e.members {
+		if l, ok := m.Node.(*Local); ok {
+			l.makeRings(cfg)
+		}
+	}
+}
+
 // Stream arms taps that hand every frame on and keep none, where all nodes are namespaces of this machine.
 func (e *Edge) Stream(ctx context.Context, cfg CaptureConfig, onFrame func(*capture.Frame), onRound func() time.Duration) (*capture.Session, error) {
 	if len(e.members) != 1 {
@@ -242,6 +251,25 @@ func (w *DropWatch) Stop(ctx context.Context) (drops []kdrop.Drop, lost int, err
 		drops, lost = append(drops, ds...), lost+n
 	}
 	slices.SortStableFunc(drops, func(a, b kdrop.Drop) int { return a.Time.Compare(b.Time) })
+	return drops, lost, errs
+}
+
+// Take gives what was dropped since the watch began or the last Take, and goes on: of kernels that can, which this
+// machine's does.
+func (w *DropWatch) Take() (drops []kdrop.Drop, lost int, errs []error) {
+	for _, p := range w.parts {
+		run, ok := p.run.(interface {
+			Take() ([]kdrop.Drop, int, error)
+		})
+		if !ok {
+			continue
+		}
+		ds, n, err := run.Take()
+		if err != nil {
+			errs = append(errs, err)
+		}
+		drops, lost = append(drops, ds...), lost+n
+	}
 	return drops, lost, errs
 }
 

@@ -110,9 +110,9 @@ func (d *Detector) identity(f *capture.Frame, leg int, h *decode.Headers) uint64
 	}
 	switch {
 	case h.Proto == decode.ProtoTCP:
-		return mix(k, uint64(h.TCPSeq)<<32|uint64(h.TCPAck)) | 1
+		return max(mix(k, uint64(h.TCPSeq)<<32|uint64(h.TCPAck)), 1)
 	case h.IsEcho():
-		return mix(k, uint64(h.ICMPSeq)<<8|uint64(h.ICMPType)) | 1
+		return max(mix(k, uint64(h.ICMPSeq)<<8|uint64(h.ICMPType)), 1)
 	}
 	if end := min(d.frame.PayloadEnd, len(f.Data)); d.frame.PayloadOff < end {
 		data := f.Data[d.frame.PayloadOff:end]
@@ -124,7 +124,7 @@ func (d *Detector) identity(f *capture.Frame, leg int, h *decode.Headers) uint64
 			k = k<<8 ^ k>>56 ^ uint64(b)
 		}
 	}
-	return mix(k, 0) | 1
+	return max(mix(k, 0), 1)
 }
 
 // shape is what a leg's packets look like at a hop, but for what tells one from another.

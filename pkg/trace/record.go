@@ -2,8 +2,9 @@ package trace
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/podtrace/podtrace/pkg/capture"
@@ -11,6 +12,7 @@ import (
 	"github.com/podtrace/podtrace/pkg/decode"
 	"github.com/podtrace/podtrace/pkg/diagnose"
 	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/kdrop"
 	"github.com/podtrace/podtrace/pkg/netns"
 	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/probe"
@@ -23,8 +25,17 @@ type RecordOptions struct {
 	Keep   time.Duration // how much of the past an incident has, if Memory holds as much
 	Memory int           // bytes of frames that are kept
 	Bound  time.Duration // a packet that takes longer is an incident; 0: none is
+	// Rest, if set, is called before the rings are made and after each judgement: much of the memory that was in
+	// use is not needed until the next.
+	Rest func()
 	// OnIncident gets each incident, from the goroutine that called Record. It says whether to go on.
 	OnIncident func(*Incident) (more bool, err error)
+}
+
+func (r *RecordOptions) rest() {
+	if r.Rest != nil {
+		r.Rest()
+	}
 }
 
 // Incident is something that happened to a packet, with all that a judgement of it rests on.
@@ -47,13 +58,16 @@ type Recorded struct {
 const (
 	// grace is how long after its first sighting a packet must have been seen everywhere: rings hold a frame
 	// back for their retire timeout, and are read at a pace.
-	grace = 40 * time.Millisecond
+	grace = 30 * time.Millisecond
 	// aftermath is how much longer is waited where there is room: what follows a loss tells of its cause.
 	aftermath = 300 * time.Millisecond
 	// lull is the time after which the same trouble counts as new.
 	lull = 30 * time.Second
 	// apart is the least time between two looks at the same trouble.
 	apart = time.Second
+	// mostExamined is how many frames an incident is judged by: the newest. A judgement takes some kilobytes of
+	// memory for each. Whether headers are right, fewer tell.
+	mostExamined, mostForHeaders = 1500, 500
 	// pending bounds the notices that wait to be looked at.
 	pending = 64
 )
@@ -64,6 +78,9 @@ func Record(ctx context.Context, o Options, r RecordOptions) (*Recorded, error) 
 	rec := &recording{o: o, r: r, sum: Recorded{Stats: recorder.Stats{Noticed: map[recorder.Kind]uint64{}}}}
 	for ctx.Err() == nil {
 		more, err := rec.session(ctx)
+		if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+			err = nil // the end came while tables were read
+		}
 		if err != nil || !more {
 			return &rec.sum, err
 		}
@@ -77,8 +94,19 @@ type recording struct {
 	r   RecordOptions
 	sum Recorded
 	// last is what the latest incident was about, and when it was noticed last.
-	last     string
+	last     trouble
 	lastSeen time.Time
+}
+
+// trouble is what an incident is about.
+type trouble struct{ leg, node, iface, cause string }
+
+// same reports whether it is the trouble of before: at the same place, with the same cause or none that the tables
+// show (they may have been mended since the packet was lost).
+func (t trouble) same(before trouble) bool {
+	at := t
+	at.cause = before.cause
+	return at == before && (t.cause == before.cause || strings.HasPrefix(t.cause, "lost-after-"))
 }
 
 // taping is one set of taps at work.
@@ -91,6 +119,9 @@ type taping struct {
 	watch   *recorder.Detector
 	notices chan recorder.Notice
 	drops   *node.DropWatch
+	dropped []kdrop.Drop // what it saw in the last seconds
+	unseen  int          // that found no room
+	dropErr []error
 	before  map[netns.ID]*counters.Snapshot
 	stats   []sample // of the last seconds
 }
@@ -103,7 +134,9 @@ type sample struct {
 
 // session records until ctx ends, an incident ends it (more is false), or the path has other taps (more is true).
 func (rec *recording) session(ctx context.Context) (more bool, err error) {
-	s, err := start(ctx, rec.o)
+	o := rec.o
+	o.taps = true
+	s, err := start(ctx, o)
 	if err != nil {
 		return false, err
 	}
@@ -132,12 +165,9 @@ func (t *taping) arm(ctx context.Context) (err error) {
 		default: // as many as this are being looked at
 		}
 	})
-	cfg := node.CaptureConfig{Taps: pts, Engine: t.o.Engine}
-	if t.o.Full {
-		cfg.SnapLen = fullSnapLen
-	}
 	t.o.say("arming %d taps", len(pts))
-	t.ses, err = st.edge.Stream(ctx, cfg, func(f *capture.Frame) {
+	t.r.rest()
+	t.ses, err = st.edge.Stream(ctx, captureConfig(&t.o, pts), func(f *capture.Frame) {
 		t.history.Add(f)
 		t.watch.Look(f)
 	}, func() time.Duration {
@@ -150,7 +180,9 @@ func (t *taping) arm(ctx context.Context) (err error) {
 		return err
 	}
 	t.o.say("armed in %s, watching", t.ses.ArmDuration().Round(10*time.Microsecond))
-	t.drops, t.before = st.watchDrops(ctx, p), st.edge.Counters(ctx)
+	t.r.rest()
+	t.drops, t.before = st.watchAnyDrops(ctx, p), st.edge.Counters(ctx)
+	t.r.rest()
 	return nil
 }
 
@@ -184,6 +216,7 @@ func (t *taping) run(ctx context.Context) (more bool, err error) {
 		case <-ctx.Done():
 			return false, nil
 		case <-second.C:
+			t.takeDrops()
 			if t.sample() {
 				t.o.say("an interface of the path went down: setting the taps anew")
 				return true, pause(ctx, apart)
@@ -194,6 +227,20 @@ func (t *taping) run(ctx context.Context) (more bool, err error) {
 			}
 		}
 	}
+}
+
+// takeDrops takes what the kernel dropped, so that there is room for more, and forgets what is long ago.
+func (t *taping) takeDrops() {
+	const most = 1000
+	if t.drops == nil {
+		return
+	}
+	drops, lost, errs := t.drops.Take()
+	t.dropped = append(t.dropped, drops...)
+	old := time.Now().Add(-t.r.Keep)
+	t.dropped = slices.DeleteFunc(t.dropped, func(d kdrop.Drop) bool { return d.Time.Before(old) })
+	t.dropped = t.dropped[max(0, len(t.dropped)-most):]
+	t.unseen, t.dropErr = lost, errs
 }
 
 // sample takes the counts, and reports whether a tap has ended.
@@ -216,8 +263,8 @@ func pause(ctx context.Context, d time.Duration) error {
 func (t *taping) consider(ctx context.Context, n recorder.Notice) (more bool, err error) {
 	end := n.Time.Add(grace)
 	if span := time.Since(t.oldest()); span > 4*aftermath || span < aftermath {
-		_ = pause(ctx, aftermath) // there is room, or hardly anything has been seen
-		end = time.Now()
+		_ = pause(ctx, aftermath)    // there is room, or hardly anything has been seen
+		end = time.Now().Add(-grace) // what came since may still be in some of the rings
 	}
 	n = t.worst(n)
 	in, err := t.examine(ctx, n, end)
@@ -236,16 +283,17 @@ func (t *taping) consider(ctx context.Context, n recorder.Notice) (more bool, er
 		t.sum.Dismissed++
 		return true, nil
 	}
-	what := fmt.Sprint(v.Status, v.Cause, v.Leg, v.Node, v.Interface)
+	now := trouble{leg: v.Leg, node: v.Node, iface: v.Interface, cause: v.Cause}
 	if !faulty {
-		what = string(n.Kind)
+		now.cause = string(n.Kind)
 	}
-	again := what == t.last && time.Since(t.lastSeen) < lull
-	t.last, t.lastSeen = what, time.Now()
+	again := now.same(t.last) && time.Since(t.lastSeen) < lull
+	t.lastSeen = time.Now()
 	if again {
 		t.sum.Again++
 		return true, pause(ctx, apart)
 	}
+	t.last = now
 	t.sum.Incidents++
 	return t.r.OnIncident(in)
 }
@@ -295,28 +343,29 @@ func (t *taping) examine(ctx context.Context, n recorder.Notice, end time.Time) 
 	if len(frames) > 0 { // a packet that was under way when they begin is not seen whole
 		c.Observed.Begin = earliest(frames).Add(underWay).UnixNano()
 	}
+	if n.Kind == recorder.Lost { // those before it passed by other tables, perhaps; they are kept, and not judged
+		c.Observed.Begin = max(c.Observed.Begin, n.Time.UnixNano())
+	}
 	st := &stage{session: s, c: c, spec: probe.Spec{Proto: probe.None}}
 	p := newPlan(c)
 	c.Opinion = st.ask(ctx, p)
-	st.takeDrops(ctx, t.drops)
-	t.drops = st.renewDrops(ctx, t.drops, p)
+	t.takeDrops()
+	c.Witness.Drops = slices.DeleteFunc(slices.Clone(t.dropped), func(d kdrop.Drop) bool { return d.Time.UnixNano() < c.Observed.Begin })
+	st.missDrops(t.unseen, t.dropErr)
 	after := st.edge.Counters(ctx)
 	st.takeCounters(ctx, t.before, after)
 	t.before = after
 	st.takeNeighbours(ctx, p)
+	defer t.r.rest()
 	return &Incident{Notice: n, Case: c, Report: Judge(c)}, nil
 }
 
-// renewDrops goes on to watch the kernel's drops.
-func (st *stage) renewDrops(ctx context.Context, old *node.DropWatch, p plan) *node.DropWatch {
-	if old == nil {
-		return nil
-	}
-	_ = old.Close() // what it saw has been taken
-	missed := st.c.Witness.Missed
-	w := st.watchDrops(ctx, p)
-	st.c.Witness.Missed = missed
-	return w
+// watchAnyDrops asks for the kernel's drops of whatever flow there will be between the two ends.
+func (st *stage) watchAnyDrops(ctx context.Context, p plan) *node.DropWatch {
+	flow := st.c.Flow
+	defer func() { st.c.Flow = flow }()
+	st.c.Flow = forward.Flow{Src: flow.Src, Dst: flow.Dst}
+	return st.watchDrops(ctx, p)
 }
 
 // again is the case as it was resolved, without what was seen.
@@ -352,9 +401,12 @@ func (c *Case) aim(n recorder.Notice) {
 
 // window takes the frames that an incident is judged by, and what the points lost meanwhile.
 func (t *taping) window(n recorder.Notice, end time.Time) (frames []capture.Frame, points []Point) {
-	from := n.Time.Add(-t.r.Keep)
-	t.ses.Between(func() { frames = t.history.Frames(from, end, mostFrames) })
-	if len(frames) == mostFrames { // of each point the newest: from the moment on at which all are there
+	from, most := n.Time.Add(-t.r.Keep), mostExamined
+	if n.Kind == recorder.Rewrite {
+		most = mostForHeaders
+	}
+	t.ses.Between(func() { frames = t.history.Frames(from, end, most) })
+	if len(frames) == most { // of each point the newest: from the moment on at which all are there
 		frames = sinceAll(frames)
 	}
 	slices.SortStableFunc(frames, func(a, b capture.Frame) int { return a.Time.Compare(b.Time) })

@@ -85,12 +85,9 @@ func (st *stage) observe(ctx context.Context, pr node.Prober) error {
 	if err != nil {
 		return err
 	}
-	cfg := node.CaptureConfig{Taps: taps, Engine: st.o.Engine}
+	cfg := captureConfig(&st.o, taps)
 	if pr == nil {
 		cfg.MaxTotal = mostFrames
-	}
-	if st.o.Full {
-		cfg.SnapLen = fullSnapLen
 	}
 	st.o.say("arming %d taps", len(taps))
 	st.c.Opinion = st.ask(ctx, p)
@@ -202,6 +199,11 @@ func (st *stage) takeDrops(ctx context.Context, w *node.DropWatch) {
 	}
 	drops, lost, errs := w.Stop(ctx)
 	st.c.Witness.Drops = drops
+	st.missDrops(lost, errs)
+}
+
+// missDrops says what the kernels' drops do not show.
+func (st *stage) missDrops(lost int, errs []error) {
 	if lost > 0 {
 		st.c.Witness.Missed = append(st.c.Witness.Missed, fmt.Sprintf("%d of the kernel's drop reports found no room", lost))
 	}
@@ -227,6 +229,15 @@ func quiesce(ctx context.Context, ses *node.Taps) {
 		}
 		time.Sleep(left)
 	}
+}
+
+// captureConfig is what the options say of a capture.
+func captureConfig(o *Options, taps []node.Tap) node.CaptureConfig {
+	cfg := node.CaptureConfig{Taps: taps, Engine: o.Engine}
+	if o.Full {
+		cfg.SnapLen = fullSnapLen
+	}
+	return cfg
 }
 
 // fullSnapLen keeps any frame whole, super-packets included.

@@ -42,6 +42,8 @@ type Options struct {
 	// Progress, if set, is told each step; it must not block.
 	Progress func(format string, args ...any)
 	Version  string
+
+	taps bool // the interfaces of the path will be tapped
 }
 
 func (o *Options) say(format string, args ...any) {
@@ -96,13 +98,21 @@ func start(ctx context.Context, o Options) (*session, error) {
 	}
 	s.edge = node.NewEdge(o.Dial)
 	for _, step := range []func(context.Context) error{
-		func(ctx context.Context) error { return s.edge.Open(ctx, wants) }, s.read, s.widen,
+		func(ctx context.Context) error { return s.edge.Open(ctx, wants) }, s.prepareTaps, s.read, s.widen,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, s.edge.Close())
 		}
 	}
 	return s, nil
+}
+
+// prepareTaps begins to make rings while the tables are read.
+func (s *session) prepareTaps(context.Context) error {
+	if s.o.taps && s.o.Engine != capture.EnginePcap {
+		s.edge.MakeRings(captureConfig(&s.o, nil))
+	}
+	return nil
 }
 
 // end closes everything. Which nodes went out of reach meanwhile has its place in the case.
