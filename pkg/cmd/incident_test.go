@@ -379,3 +379,21 @@ func TestIncidentSeed(t *testing.T) {
 		t.Errorf("%+v", r.Findings)
 	}
 }
+
+// TestIncidentPartial: what nobody listed is accused of nothing.
+func TestIncidentPartial(t *testing.T) {
+	files, _ := filepath.Glob("../../../shared/seeds/002_*.txt")
+	if len(files) != 1 {
+		t.Skip("the document is not there")
+	}
+	const pod = "default/cni-test-777bbd57c8-"
+	for _, c := range []struct {
+		from, to string
+		code     int
+	}{{"t6xhd", "whwcm", 0}, {"5zhjd", "t6xhd", report.ExitInconclusive}, {"t6xhd", "5zhjd", report.ExitInconclusive}} {
+		r, code, errOut := analyze(t, pod+c.from, pod+c.to, files[0])
+		if code != c.code || len(r.Findings) > 0 {
+			t.Errorf("%s to %s: status %d: %+v %+v %s", c.from, c.to, code, r.Verdict, r.Findings, errOut)
+		}
+	}
+}

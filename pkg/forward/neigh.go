@@ -81,6 +81,10 @@ func (w *walk) resolveNeigh(h *host, out *tables.Link, next, src netip.Addr) (ma
 		w.unknown(fmt.Sprintf("whether anybody answers for %s on %s: its namespace was not read", next, out.Name))
 		return ether.MAC{}, false, false
 	}
+	if where := w.m.addressesUnread(h); !failed && where != "" {
+		w.unknown(fmt.Sprintf("whether anybody answers for %s on %s: not all addresses of %s were read", next, out.Name, where))
+		return ether.MAC{}, false, false
+	}
 	if !ans.outside || failed || w.m.owned(h, out, next) {
 		note := fmt.Sprintf("no entry for %s, and nobody on %s answers for it", next, out.Name)
 		if failed {
@@ -95,6 +99,17 @@ func (w *walk) resolveNeigh(h *host, out *tables.Link, next, src netip.Addr) (ma
 		return ether.MAC{}, false, false
 	}
 	return ether.MAC{}, false, true
+}
+
+// addressesUnread is a namespace of the same node whose addresses are not all known; "" where there is none. The one
+// that is asked for may be there.
+func (m *Model) addressesUnread(from *host) string {
+	for _, h := range m.order {
+		if h.Node == from.Node && h.Lacks("addresses", "") {
+			return h.Name
+		}
+	}
+	return ""
 }
 
 // owned reports whether a namespace of the snapshot has the address: then nobody outside answers for it,

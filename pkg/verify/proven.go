@@ -109,7 +109,7 @@ func (l *Leg) mirror(back *Leg, intent *Intent) {
 			continue
 		}
 		far, ns := back.sender(intent)
-		if i+1 < len(l.Hops) && l.Hops[i+1].Netns != ns {
+		if !ns.IsZero() && i+1 < len(l.Hops) && l.Hops[i+1].Netns != ns {
 			continue // the answers come from another node than this one sends to
 		}
 		if o := out.Frame.Outer; o != nil {
