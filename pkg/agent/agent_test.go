@@ -111,7 +111,7 @@ func (r fakeRun) Stop(context.Context) (capture.Result, error) {
 	res := capture.Result{Points: []capture.PointStats{{ID: 4, Packets: 10, Drops: 1, Err: errors.New("went down")}}}
 	for i := range r.f.frames {
 		res.Frames = append(res.Frames, capture.Frame{
-			Point: 4, Time: now.Add(time.Duration(i)), Dir: capture.Direction(i % 2), HWType: 1, WireLen: 1500, Data: bytes.Repeat([]byte{byte(i)}, 256), GSO: i%3 == 0,
+			Point: 4, Time: now.Add(time.Duration(i)), Dir: capture.Direction(i % 2), HWType: 1, WireLen: 1500, Data: bytes.Repeat([]byte{byte(i)}, 256), GSO: i%3 == 0, GSOSize: uint16(i), Stamp: capture.Stamp(i % 3),
 		})
 	}
 	return res, nil

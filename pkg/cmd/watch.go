@@ -103,6 +103,7 @@ const defaultMemory = 6 << 20
 
 func (o *watchOptions) complete(c *cobra.Command, args []string) error {
 	o.Probe = "none"
+	o.Via, o.AgentTimeout = viaLocal, time.Second // frames are taken as they come, which agents do not do
 	switch o.Output {
 	case report.FormatText, report.FormatJSON:
 	default:

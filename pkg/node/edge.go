@@ -16,20 +16,20 @@ import (
 	"github.com/podtrace/podtrace/pkg/tables"
 )
 
-// Dialer reaches the kernel of a node of the cluster. Asked for two nodes of one machine it may give the same Node.
-// It is called side by side.
+// Dialer reaches the kernel of a node of the cluster, for one Edge, which closes it. No Node and no error is this
+// machine's kernel, of which each Edge has its own. It is called side by side.
 type Dialer func(ctx context.Context, name string) (Node, error)
 
 // Direct reaches every node as one of this machine: they are namespaces of it.
 func Direct() Dialer {
-	l := NewLocal()
-	return func(context.Context, string) (Node, error) { return l, nil }
+	return func(context.Context, string) (Node, error) { return nil, nil }
 }
 
 // Edge is all kernels of a path. Namespaces have identities that no two machines share. What a node that is out of
 // reach would have said is missing, and Lost says so; only when no node is in reach at all, that is an error.
 type Edge struct {
 	dial    Dialer
+	local   *Local // this machine's kernel, for all nodes that are here
 	mu      sync.Mutex
 	members []*member
 	lost    map[string]error // by name of the cluster's node
@@ -45,7 +45,9 @@ type member struct {
 }
 
 // NewEdge is an edge that reaches nodes by dial.
-func NewEdge(dial Dialer) *Edge { return &Edge{dial: dial, lost: make(map[string]error)} }
+func NewEdge(dial Dialer) *Edge {
+	return &Edge{dial: dial, local: NewLocal(), lost: make(map[string]error)}
+}
 
 // Source is a namespace that was opened.
 type Source struct {
@@ -129,6 +131,9 @@ func (e *Edge) reach(ctx context.Context, wants []resolve.Want) error {
 		if errs[i] != nil {
 			e.lost[name] = errs[i]
 			continue
+		}
+		if nodes[i] == nil {
+			nodes[i] = e.local
 		}
 		e.join(name, nodes[i])
 	}
