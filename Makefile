@@ -9,6 +9,7 @@ FUZZTIME ?= 20000x
 BENCH ?= .
 CHAOS ?= 5
 HEALTHY_RUNS ?= 1000
+SOAK ?= 10m
 IMAGE ?= ghcr.io/podtrace/podtrace:$(VERSION)
 IMAGE_PLATFORMS ?= linux/amd64 linux/arm64
 export GOFLAGS += -buildvcs=false
@@ -51,7 +52,7 @@ demo: build ## bring the lab up, trace, break, diagnose, mend, take it down
 	@hack/demo bin/podtrace
 
 .PHONY: test
-test: tools vet lint race modules faults fuzz cross ## everything that CI runs
+test: tools vet lint race libpcap modules faults fuzz cross ## everything that CI runs
 
 .PHONY: tools
 tools: ## see to it that the tools that tests compare with are there (as root: by apt-get)
@@ -71,6 +72,11 @@ race: ## all tests but those of faults, with the race detector where there is a 
 	@if command -v gcc >/dev/null; then set -x; CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...; \
 	else echo "no gcc: without the race detector"; $(GO) test -timeout 20m ./...; fi
 
+.PHONY: libpcap
+libpcap: ## the second capture engine and filter expressions, against libpcap
+	CGO_ENABLED=1 $(GO) vet -tags libpcap ./pkg/capture ./cmd/podtrace
+	CGO_ENABLED=1 $(GO) test -tags libpcap ./pkg/capture
+
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (20000 inputs)
 	@hack/fuzz $(FUZZTIME)
@@ -87,11 +93,24 @@ faults: ## every fault of every lab: the tables of verdicts
 healthy: ## HEALTHY_RUNS (1000) healthy paths over all datapaths, half of them under load: no finding
 	HEALTHY_RUNS=$(HEALTHY_RUNS) $(GO) test ./pkg/trace -run TestHealthyRuns -v -timeout 60m
 
+.PHONY: soak
+soak: ## a recorder for SOAK (10m) while the lab breaks and heals: no growth in memory, descriptors, goroutines
+	SOAK=$(SOAK) $(GO) test ./pkg/trace -run TestSoak -v -count=1 -timeout 90m
+
+.PHONY: realcni
+realcni: ## pods of real flanneld and CNI plugins, healthy and broken, and the lab held against them (as root)
+	@set -o pipefail; hack/realcni -v | grep -v -e '=== RUN' -e '=== NAME'
+
 .PHONY: bench-offline
-bench-offline: ## flows of large capture files: speed and memory against tcpdump's, answers against the truth
+bench-offline: build ## flows of large capture files: speed and memory against tcpdump's, answers against the truth
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/gencap ./hack/gencap
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/benchoffline ./hack/benchoffline
 	bin/benchoffline -gencap bin/gencap
+
+.PHONY: bench-live
+bench-live: build ## capture on the lab under load: drops, CPU, throughput, times, memory, against tcpdump's
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/benchlive ./hack/benchlive
+	bin/benchlive -podtrace bin/podtrace
 
 .PHONY: chaos
 chaos: ## the model against the kernel with new random cases (CHAOS times)

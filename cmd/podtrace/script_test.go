@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) {
 	run := func() { os.Exit(cmd.Main(os.Args, cmd.System())) }
-	testscript.Main(m, map[string]func(){"podtrace": run, "kubectl-podtrace": run})
+	testscript.Main(m, map[string]func(){"podtrace": run, "kubectl-podtrace": run, "kubectl_complete-podtrace": run})
 }
 
 func TestScripts(t *testing.T) {

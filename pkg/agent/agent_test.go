@@ -63,7 +63,7 @@ func (f *fake) Open(_ context.Context, ws []resolve.Want) ([]netns.ID, error) {
 	return []netns.ID{idA, idB}, nil
 }
 
-func (f *fake) Read(context.Context) (*tables.Snapshot, error) {
+func (f *fake) Read(context.Context, netfilter.ReadOptions) (*tables.Snapshot, error) {
 	n := &tables.Netns{ID: idA, Node: "n1", Name: "host", Peers: map[int]netns.ID{3: idB}}
 	for i := range 500 { // more than is worth compressing
 		n.Neighs = append(n.Neighs, tables.Neigh{Index: tables.Ifindex(i), IP: ip, MAC: ether.MAC{2, 0, 0, 0, 0, 1}})
@@ -181,8 +181,8 @@ func TestOperations(t *testing.T) {
 		PID   int
 	}{PID: 7}}})
 	check(t, "Open", ids, err, []netns.ID{idA, idB})
-	want, _ := f.Read(ctx)
-	snap, err := c.Read(ctx)
+	want, _ := f.Read(ctx, netfilter.ReadOptions{})
+	snap, err := c.Read(ctx, netfilter.ReadOptions{})
 	check(t, "Read", snap, err, want)
 	as, err := c.Ask(ctx, idB, []node.Question{{Kind: node.AskRoute, Route: tables.RouteQuestion{Dst: ip}}})
 	wantAs, _ := f.Ask(ctx, idB, []node.Question{{Route: tables.RouteQuestion{Dst: ip}}})
@@ -272,7 +272,7 @@ func TestGone(t *testing.T) {
 		}
 	}
 	var lost *node.LostError
-	if _, err := c.Read(ctx); !errors.As(err, &lost) {
+	if _, err := c.Read(ctx, netfilter.ReadOptions{}); !errors.As(err, &lost) {
 		t.Errorf("Read on a closed client = %v", err)
 	}
 }
@@ -370,7 +370,7 @@ func TestHostileFarEnd(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			if s, err := c.Read(t.Context()); err == nil {
+			if s, err := c.Read(t.Context(), netfilter.ReadOptions{}); err == nil {
 				t.Errorf("Read = %+v", s)
 			}
 		})

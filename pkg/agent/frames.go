@@ -9,8 +9,9 @@ import (
 )
 
 // A captured frame on its way: point (u32), time in ns since the epoch (i64), bits (u8), ARPHRD (u16), bytes on the
-// wire (u32), bytes that were kept (u32), and these. All in network byte order.
-const frameHead = 4 + 8 + 1 + 2 + 4 + 4
+// wire (u32), bytes that were kept (u32), payload of a segment (u16), who took the time (u8), and the bytes. All in
+// network byte order.
+const frameHead = 4 + 8 + 1 + 2 + 4 + 4 + 2 + 1
 
 // Bits of a frame.
 const (
@@ -43,6 +44,7 @@ func appendFrame(b []byte, f *capture.Frame) []byte {
 	b = binary.BigEndian.AppendUint16(append(b, bits), f.HWType)
 	b = binary.BigEndian.AppendUint32(b, uint32(f.WireLen))
 	b = binary.BigEndian.AppendUint32(b, uint32(len(f.Data)))
+	b = append(binary.BigEndian.AppendUint16(b, f.GSOSize), byte(f.Stamp))
 	return append(b, f.Data...)
 }
 
@@ -58,9 +60,10 @@ func decodeFrames(b []byte, most int) (out []capture.Frame, err error) {
 			Point:  int(int32(binary.BigEndian.Uint32(b))),
 			Time:   time.Unix(0, int64(binary.BigEndian.Uint64(b[4:]))).UTC(),
 			HWType: binary.BigEndian.Uint16(b[13:]), WireLen: int(binary.BigEndian.Uint32(b[15:])),
+			GSOSize: binary.BigEndian.Uint16(b[23:]), Stamp: capture.Stamp(b[25]),
 		}
 		bits, n := b[12], int(binary.BigEndian.Uint32(b[19:]))
-		if n > maxSnap || n > len(b)-frameHead || f.WireLen < n || f.WireLen > maxOnWire || bits >= bitGSO<<1 {
+		if n > maxSnap || n > len(b)-frameHead || f.WireLen < n || f.WireLen > maxOnWire || bits >= bitGSO<<1 || f.Stamp > capture.StampDevice {
 			return nil, errFrames
 		}
 		if bits&bitOut != 0 {

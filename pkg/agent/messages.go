@@ -101,6 +101,7 @@ type (
 	// captured is the result of a capture; its frames came before it, as parts.
 	captured struct {
 		Points []pointStats `json:"points"`
+		Cut    time.Time    `json:"cut,omitzero"`
 	}
 	dropped struct {
 		Drops []kdrop.Drop `json:"drops"`
@@ -139,13 +140,15 @@ type pointStats struct {
 	Packets     uint64 `json:"packets"`
 	Drops       uint64 `json:"drops"`
 	Overflow    uint64 `json:"overflow,omitempty"`
+	After       uint64 `json:"after,omitempty"`
 	FreezeQueue uint64 `json:"freezeQueue,omitempty"`
 	Truncated   int    `json:"truncated,omitempty"`
 	Err         string `json:"err,omitempty"`
+	Flapped     bool   `json:"flapped,omitempty"`
 }
 
 func fromStats(s capture.PointStats) pointStats {
-	out := pointStats{ID: s.ID, Packets: s.Packets, Drops: s.Drops, Overflow: s.Overflow, FreezeQueue: s.FreezeQueue, Truncated: s.Truncated}
+	out := pointStats{ID: s.ID, Packets: s.Packets, Drops: s.Drops, Overflow: s.Overflow, After: s.After, FreezeQueue: s.FreezeQueue, Truncated: s.Truncated, Flapped: s.Flapped}
 	if s.Err != nil {
 		out.Err = s.Err.Error()
 	}
@@ -153,7 +156,7 @@ func fromStats(s capture.PointStats) pointStats {
 }
 
 func (s pointStats) stats() capture.PointStats {
-	out := capture.PointStats{ID: s.ID, Packets: s.Packets, Drops: s.Drops, Overflow: s.Overflow, FreezeQueue: s.FreezeQueue, Truncated: s.Truncated}
+	out := capture.PointStats{ID: s.ID, Packets: s.Packets, Drops: s.Drops, Overflow: s.Overflow, After: s.After, FreezeQueue: s.FreezeQueue, Truncated: s.Truncated, Flapped: s.Flapped}
 	if s.Err != "" {
 		out.Err = errors.New(s.Err)
 	}

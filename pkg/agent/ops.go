@@ -7,6 +7,7 @@ import (
 
 	"github.com/podtrace/podtrace/pkg/capture"
 	"github.com/podtrace/podtrace/pkg/kdrop"
+	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/safejson"
 )
@@ -24,7 +25,12 @@ func (s *server) do(ctx context.Context, id uint32, q request) (any, error) {
 			return s.node.Open(ctx, a.Wants)
 		})
 	case opRead:
-		return s.node.Read(ctx)
+		return with(q, func(a netfilter.ReadOptions) (any, error) {
+			if len(a.Addrs)+len(a.Nodes) > maxQuestions {
+				return nil, fmt.Errorf("connections of more than %d addresses", maxQuestions)
+			}
+			return s.node.Read(ctx, a)
+		})
 	case opAsk:
 		return with(q, func(a askArgs) (any, error) {
 			if len(a.Questions) > maxQuestions {
@@ -118,7 +124,7 @@ func (s *server) captureStop(ctx context.Context, id, h uint32) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := captured{Points: []pointStats{}}
+	out := captured{Points: []pointStats{}, Cut: r.Cut}
 	for _, p := range r.Points {
 		out.Points = append(out.Points, fromStats(p))
 	}

@@ -28,9 +28,9 @@ func (c *Client) Open(ctx context.Context, wants []resolve.Want) (ids []netns.ID
 }
 
 // Read takes a snapshot there.
-func (c *Client) Read(ctx context.Context) (*tables.Snapshot, error) {
+func (c *Client) Read(ctx context.Context, conns netfilter.ReadOptions) (*tables.Snapshot, error) {
 	s := new(tables.Snapshot)
-	if err := c.call(ctx, opRead, nil, s, nil); err != nil {
+	if err := c.call(ctx, opRead, conns, s, nil); err != nil {
 		return nil, err
 	}
 	for _, n := range s.Netns {
@@ -102,6 +102,7 @@ func (r *remoteCapture) Stop(ctx context.Context) (capture.Result, error) {
 	if err := r.c.callFor(ctx, slow, opCaptureStop, handle{r.made.Handle}, &res, take); err != nil {
 		return capture.Result{}, err
 	}
+	out.Cut = res.Cut
 	for _, p := range res.Points {
 		out.Points = append(out.Points, p.stats())
 	}

@@ -136,7 +136,7 @@ func observed(id int) *trace.Observed {
 	o.Points[0].Stats.Err = errors.New("network is down")
 	at := time.Unix(1_800_000_000, 5).UTC()
 	o.Frames = []capture.Frame{
-		{Point: id + 3, Time: at, HWType: 1, Data: []byte{1, 2, 3}, WireLen: 65000, GSO: true, Dir: capture.Out},
+		{Point: id + 3, Time: at, HWType: 1, Data: []byte{1, 2, 3}, WireLen: 65000, GSO: true, GSOSize: 1400, Stamp: capture.StampStack, Dir: capture.Out},
 		{Point: id + 1, Time: at.Add(1), HWType: 65534, Data: []byte{0x45}, WireLen: 1, CsumNotReady: true},
 		{Point: id + 3, Time: at.Add(1), HWType: 772, Data: bytes.Repeat([]byte{7}, 300), WireLen: 300, CsumValid: true, OtherHost: true},
 		{Point: id + 2, Time: at, HWType: 1, Data: nil, WireLen: 60},
@@ -151,11 +151,12 @@ type tracePoint struct {
 	Ifindex                               tables.Ifindex
 	Packets, Drops, Overflow, FreezeQueue uint64
 	StatsID, Truncated                    int
+	Flapped                               bool
 }
 
 func (p tracePoint) point(id int) trace.Point {
 	return trace.Point{ID: id, Netns: p.Netns, Node: p.Node, Name: p.Name, Interface: p.Interface, Ifindex: p.Ifindex, Stats: capture.PointStats{
-		ID: p.StatsID, Packets: p.Packets, Drops: p.Drops, Overflow: p.Overflow, FreezeQueue: p.FreezeQueue, Truncated: p.Truncated,
+		ID: p.StatsID, Packets: p.Packets, Drops: p.Drops, Overflow: p.Overflow, FreezeQueue: p.FreezeQueue, Truncated: p.Truncated, Flapped: p.Flapped,
 	}}
 }
 

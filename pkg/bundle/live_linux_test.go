@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -39,33 +40,21 @@ func TestMain(m *testing.M) {
 // labOptions is a lab of the tests' own, beside one that may be running.
 func labOptions() lab.Options {
 	exe, _ := os.Executable()
-	return lab.Options{Prefix: "podtrace-bt-", StateDir: filepath.Join(os.TempDir(), "podtrace-bundle-test"), Server: []string{exe}}
+	prefix := os.Getenv(serveEnv)
+	if prefix == "" && *record {
+		prefix = "podtrace-bt-" // what is kept has the same names each time
+	}
+	if prefix == "" { // another for each checkout: they may be tested at the same time
+		dir, _ := os.Getwd()
+		prefix = fmt.Sprintf("podtrace-b%04x-", crc32.ChecksumIEEE([]byte(dir))&0xffff)
+	}
+	return lab.Options{Prefix: prefix, StateDir: filepath.Join(os.TempDir(), prefix+"bundle-test"), Server: []string{exe}}
 }
 
-// up brings the lab up and takes it down when the test ends.
+// up brings the default lab up.
 func up(t *testing.T) *inventory.Inventory {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("the lab needs root, and CI must not skip it")
-		}
-		t.Skip("the lab needs root")
-	}
-	t.Setenv(serveEnv, "1")
-	o := labOptions()
-	if err := lab.Up(context.Background(), o); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := lab.Down(context.Background(), o); err != nil {
-			t.Error(err)
-		}
-	})
-	inv, err := inventory.ReadFile(o.InventoryPath())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return inv
+	return upLab(t, labOptions())
 }
 
 // live are the traces that are recorded: of a fault of the lab, on a node, and the cause that is found.

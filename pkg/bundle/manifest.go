@@ -82,6 +82,7 @@ type point struct {
 	Truncated   int            `json:"truncated,omitempty"`
 	StatsID     int            `json:"statsID,omitempty"` // capture.PointStats.ID
 	Error       string         `json:"error,omitempty"`
+	Flapped     bool           `json:"flapped,omitempty"`
 }
 
 // sized is the trace of full-size packets.
@@ -141,8 +142,14 @@ type endpoint struct {
 	Node        string                 `json:"node,omitempty"`
 	HostNetwork bool                   `json:"hostNetwork,omitempty"`
 	Deployment  string                 `json:"deployment,omitempty"`
-	Port        uint16                 `json:"port,omitempty"`
 	ServicePort *servicePort           `json:"servicePort,omitempty"`
+	Service     *serviceName           `json:"service,omitempty"` // that a node's port leads to
+	Port        uint16                 `json:"port,omitempty"`
+}
+
+type serviceName struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
 }
 
 // servicePort is inventory.ServicePort, with names for a file.
@@ -158,6 +165,9 @@ func fromEndpoint(e inventory.Endpoint) endpoint {
 	out := endpoint{
 		Kind: e.Kind, Namespace: e.Namespace, Name: e.Name, IPs: e.IPs, Node: e.Node,
 		HostNetwork: e.HostNetwork, Deployment: e.Deployment, Port: e.Port,
+	}
+	if e.Service != nil && e.Kind != inventory.KindService {
+		out.Service = &serviceName{e.Service.Namespace, e.Service.Name}
 	}
 	if e.ServicePort != nil {
 		p := servicePort(*e.ServicePort)
@@ -177,13 +187,17 @@ func (e endpoint) endpoint(inv *inventory.Inventory) inventory.Endpoint {
 		out.Pod, out.NodeObj = inv.Pod(e.Namespace, e.Name), inv.Node(e.Node)
 	case inventory.KindNode:
 		out.NodeObj = inv.Node(e.Node)
-		if e.ServicePort != nil { // a node's port
-			out = inv.ForProto(out, e.ServicePort.Proto)
+		if e.Service != nil {
+			out.Service = inv.Service(e.Service.Namespace, e.Service.Name)
+			out.ServicePort = e.portOf(out.Service)
 		}
 	case inventory.KindService:
 		out.Service = inv.Service(e.Namespace, e.Name)
 		out.ServicePort = e.portOf(out.Service)
 	case inventory.KindAddress:
+		if i := slices.IndexFunc(inv.Hosts, func(h inventory.Host) bool { return h.Name == e.Name }); i >= 0 {
+			out.Host = &inv.Hosts[i]
+		}
 	}
 	return out
 }

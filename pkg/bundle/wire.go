@@ -120,7 +120,7 @@ func fromPoint(p *trace.Point) point {
 	s := p.Stats
 	out := point{
 		ID: p.ID, Node: p.Node, Name: p.Name, Netns: p.Netns, Interface: p.Interface, Ifindex: p.Ifindex,
-		Packets: s.Packets, Drops: s.Drops, Overflow: s.Overflow, FreezeQueue: s.FreezeQueue, Truncated: s.Truncated, StatsID: s.ID,
+		Packets: s.Packets, Drops: s.Drops, Overflow: s.Overflow, FreezeQueue: s.FreezeQueue, Truncated: s.Truncated, StatsID: s.ID, Flapped: s.Flapped,
 	}
 	if s.Err != nil {
 		out.Error = s.Err.Error()
@@ -130,7 +130,7 @@ func fromPoint(p *trace.Point) point {
 
 func (p *point) point() trace.Point {
 	s := capture.PointStats{
-		ID: p.StatsID, Packets: p.Packets, Drops: p.Drops, Overflow: p.Overflow, FreezeQueue: p.FreezeQueue, Truncated: p.Truncated,
+		ID: p.StatsID, Packets: p.Packets, Drops: p.Drops, Overflow: p.Overflow, FreezeQueue: p.FreezeQueue, Truncated: p.Truncated, Flapped: p.Flapped,
 	}
 	if p.Error != "" {
 		s.Err = errors.New(p.Error)
@@ -153,6 +153,9 @@ func fromFrame(f *capture.Frame) *pcapfile.Record {
 		if b.on {
 			rec.Flags |= b.bit
 		}
+	}
+	if f.Stamp != capture.StampTap || f.GSOSize != 0 {
+		rec.Local = []byte{byte(f.Stamp), 0, byte(f.GSOSize), byte(f.GSOSize >> 8)}
 	}
 	return rec
 }
@@ -212,6 +215,9 @@ func toFrame(rec *pcapfile.Record, i iface) capture.Frame {
 	}
 	if rec.Flags&3 == flagOut {
 		f.Dir = capture.Out
+	}
+	if l := rec.Local; len(l) == 4 && capture.Stamp(l[0]) <= capture.StampDevice {
+		f.Stamp, f.GSOSize = capture.Stamp(l[0]), uint16(l[2])|uint16(l[3])<<8
 	}
 	return f
 }

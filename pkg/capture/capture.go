@@ -20,7 +20,7 @@ import (
 // Defaults of Config.
 const (
 	DefaultSnapLen       = 256
-	DefaultRingBytes     = 1 << 20
+	DefaultRingBytes     = 4_000_000
 	DefaultRetireTimeout = 10 * time.Millisecond
 	DefaultMaxFrames     = 65536
 )
@@ -42,16 +42,31 @@ type Config struct {
 	// SnapLen is how many bytes of a frame are kept, from the link-layer header on (0: 256, which
 	// holds the headers of a VXLAN frame with IPv6 inside and out).
 	SnapLen int
-	// RingBytes is the size of a point's ring in kernel memory (0: 1 MiB, about 3000 frames of 256
-	// bytes; twenty points take 20 MiB). It is rounded up to whole blocks.
+	// RingBytes is the size of a point's ring in kernel memory (0: 4 MB, at 350,000 small frames a
+	// second a reserve of 60 ms; ten points take 40 MB). It is rounded up to whole blocks.
 	RingBytes int
 	// RetireTimeout is when the kernel hands over a block that is not full (0: 10 ms): the greatest
 	// delay between a frame and OnFrame, and the time that Stop waits at most in ordinary cases.
 	RetireTimeout time.Duration
 	MaxFrames     int // bound of the frames kept a point (0: 65536); those beyond count as dropped
+	// MaxTotal bounds the frames kept of all points together (0: no bound). Once there are as many,
+	// the capture is over for every point at the same moment, Result.Cut: what came later is left
+	// out at all of them and is no loss.
+	MaxTotal int
 	// OnFrame, if set, is called for each frame as it arrives, always from the one goroutine that
-	// reads and with no lock held. It must not block, change Data, or call Stop.
-	OnFrame func(Frame)
+	// reads. It must not block, change Data, or call the Session. The frame is the callee's to read
+	// during the call alone.
+	OnFrame func(*Frame)
+	// Reserve has rings that were made ahead; nil: all are made by Open.
+	Reserve *Reserve
+	// Engine takes the frames; "" is EngineRing.
+	Engine Engine
+	// Stream keeps no frame: OnFrame has them, and Result.Frames is empty.
+	Stream bool
+	// OnRound, if set, is called after each round over the rings, from the same goroutine: no frame that a tap
+	// handed over before is left unread. It gives the time after which to call it again even if
+	// no frame came; 0: no need to.
+	OnRound func() time.Duration
 }
 
 // withDefaults fills in the zero fields.
@@ -89,6 +104,10 @@ func (d Direction) String() string {
 	return "in"
 }
 
+// HWCooked is a Frame.HWType of files alone: Data starts with an Ethernet header that was made of a cooked one (-i any).
+// Its destination address was not captured, and is zero.
+const HWCooked uint16 = 0xff00 // no ARPHRD_* number
+
 // Frame is one frame at one point.
 type Frame struct {
 	Point int       // Point.ID
@@ -109,7 +128,23 @@ type Frame struct {
 	CsumNotReady bool
 	CsumValid    bool // the kernel or the device has verified the transport checksum
 	GSO          bool // a TCP super-packet that is cut into segments later
+	// GSOSize is the payload in bytes of each segment that a super-packet of TCP or UDP becomes; 0: none, or
+	// a kernel before 6.2, which does not say it of all of them.
+	GSOSize uint16
+	Stamp   Stamp // who took Time
 }
+
+// Stamp says where the time of a frame was taken. Times of different stamps do not compare: the stack takes its
+// own before the frame waits for the CPU that will handle it, a tap when it sees the frame.
+type Stamp uint8
+
+// Stamps. The stack begins to take times for the whole machine as soon as any process asks for SO_TIMESTAMP
+// (ping does).
+const (
+	StampTap Stamp = iota
+	StampStack
+	StampDevice // by the network device, with a clock of its own
+)
 
 // Truncated reports whether Data is not the whole frame.
 func (f Frame) Truncated() bool { return len(f.Data) < f.WireLen }
@@ -122,16 +157,20 @@ type PointStats struct {
 	// or MaxFrames was reached. Unless it is 0, "not seen" means "unknown".
 	Drops       uint64
 	Overflow    uint64 // the part of Drops that MaxFrames is the reason for
+	After       uint64 // frames beyond Result.Cut; no part of Drops
 	FreezeQueue uint64 // how often the ring was full (tp_freeze_q_cnt)
 	Truncated   int    // frames kept with fewer bytes than they had
 	// Err says why the point did not see all the time: the interface was or went down or vanished
 	// (ENETDOWN). nil: it was armed throughout.
 	Err error
+	// Flapped says that the interface went down and is up again: the tap saw what passed before and after.
+	Flapped bool
 }
 
 // Result is the whole capture.
 type Result struct {
 	Frames []Frame      // in order of time; frames of one point stay in the order of its ring
+	Cut    time.Time    // of the newest frame that MaxTotal let in; zero: all were
 	Points []PointStats // one for each of Config.Points, in that order
 }
 

@@ -71,6 +71,7 @@ func Filter(flow Flow, encap []Encap, opts FilterOptions) ([]bpf.RawInstruction,
 	if opts.NoLink {
 		w.version(v4, v6)
 	} else {
+		w.common(0, level{encap: encap, inner: inner})
 		w.link(v4, v6)
 	}
 	w.ip(v4, v6, level{encap: encap, inner: inner, innerIP: innerIP, errors: true})
@@ -127,6 +128,7 @@ const (
 	vlanLen     = 4 // TPID and TCI, IEEE 802.1Q section 9
 	udpHeader   = 8
 	vxlanHeader = 8
+	ipv4Header  = 20 // without options
 	ipv6Header  = 40
 	icmpHeader  = 8
 )
@@ -139,10 +141,11 @@ type filterWriter struct {
 	v4             [][1]uint32 // addresses as the machine loads them: words in host byte order
 	v6             [][4]uint32
 	accept, reject label
+	base           int // the offset that loads count from, where it is known; -1: X
 }
 
 func newFilterWriter(flow Flow) *filterWriter {
-	w := &filterWriter{flow: flow}
+	w := &filterWriter{flow: flow, base: -1}
 	w.accept, w.reject = w.newLabel(), w.newLabel()
 	seen := map[netip.Addr]bool{}
 	for _, list := range [][]netip.Addr{flow.A, flow.B} {
@@ -168,8 +171,14 @@ func newFilterWriter(flow Flow) *filterWriter {
 	return w
 }
 
-// load loads size bytes at X + off into A.
-func (w *filterWriter) load(off uint32, size int) { w.emit(bpf.LoadIndirect{Off: off, Size: size}) }
+// load loads size bytes at X (or the known base) + off into A.
+func (w *filterWriter) load(off uint32, size int) {
+	if w.base >= 0 {
+		w.emit(bpf.LoadAbsolute{Off: uint32(w.base) + off, Size: size})
+		return
+	}
+	w.emit(bpf.LoadIndirect{Off: off, Size: size})
+}
 
 // advance adds n to X; A is lost.
 func (w *filterWriter) advance(n uint32) {

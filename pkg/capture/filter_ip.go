@@ -284,11 +284,15 @@ func (w *filterWriter) marker(off uint32) {
 		return
 	}
 	none := w.newLabel()
-	w.emit(
-		bpf.LoadExtension{Num: bpf.ExtLen}, bpf.ALUOpX{Op: bpf.ALUOpSub}, // bytes from X on
-	)
+	need := off + uint32(len(w.flow.Marker))
+	w.emit(bpf.LoadExtension{Num: bpf.ExtLen})
+	if w.base >= 0 {
+		need += uint32(w.base)
+	} else {
+		w.emit(bpf.ALUOpX{Op: bpf.ALUOpSub}) // bytes from X on
+	}
 	enough := w.newLabel()
-	w.jumpIf(bpf.JumpGreaterOrEqual, off+uint32(len(w.flow.Marker)), enough)
+	w.jumpIf(bpf.JumpGreaterOrEqual, need, enough)
 	w.jump(none)
 	w.place(enough)
 	w.load(off, 4)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -19,7 +20,9 @@ type ring struct {
 	mem       []byte
 	blockSize int
 	blocks    int
-	next      int // the block that the kernel hands over next
+	next      int    // the block that the kernel hands over next
+	vnet      bool   // a struct virtio_net_hdr stands in front of each frame
+	tagged    []byte // a frame with its VLAN tag put back
 }
 
 // Layout of struct tpacket_block_desc and struct tpacket3_hdr (linux/if_packet.h), in native byte
@@ -58,6 +61,12 @@ func (r *ring) setup(filter []bpf.RawInstruction, snap, bytes int, retire time.D
 	}
 	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3); err != nil {
 		return "ask for TPACKET_V3 (Linux 3.2)", err
+	}
+	if saysGSO() {
+		if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
+			return "ask for segment sizes", err
+		}
+		r.vnet = true
 	}
 	r.blockSize, r.blocks = geometry(snap, bytes)
 	req := unix.TpacketReq3{
@@ -122,6 +131,15 @@ func (r *ring) pendingError() error {
 	return nil
 }
 
+// up reports whether an interface of that name and index is up, in the socket's namespace.
+func (r *ring) up(name string, ifindex int) bool {
+	ifr, err := unix.NewIfreq(name)
+	if err != nil || unix.IoctlIfreq(r.fd, unix.SIOCGIFINDEX, ifr) != nil || int(ifr.Uint32()) != ifindex {
+		return false
+	}
+	return unix.IoctlIfreq(r.fd, unix.SIOCGIFFLAGS, ifr) == nil && ifr.Uint16()&unix.IFF_UP != 0
+}
+
 // drain calls f with each frame (header and what follows) of the blocks that the kernel has handed
 // over, and gives the blocks back. It ends after one round, so that a flooded ring cannot keep
 // others waiting. The bytes are valid during the call only.
@@ -157,44 +175,84 @@ func (r *ring) close() {
 	_ = unix.Close(r.fd)
 }
 
-// frameFrom copies a frame out of the ring, at most snap bytes of it.
-func frameFrom(hdr []byte, point, snap int) Frame {
+// timeOf gives a frame's time.
+func timeOf(hdr []byte) time.Time {
+	ne := binary.NativeEndian
+	return time.Unix(int64(ne.Uint32(hdr[hdrSec:])), int64(ne.Uint32(hdr[hdrNsec:]))).UTC()
+}
+
+// frame reads a frame out of the ring, at most snap bytes of it. Its data is valid until the block goes back to
+// the kernel, and until the next call.
+func (r *ring) frame(hdr []byte, snap int, f *Frame) {
 	ne := binary.NativeEndian
 	status := ne.Uint32(hdr[hdrStatus:])
 	start := int(ne.Uint16(hdr[hdrMAC:]))
 	raw := hdr[start : start+int(ne.Uint32(hdr[hdrSnap:]))]
-	f := Frame{
-		Point:        point,
-		Time:         time.Unix(int64(ne.Uint32(hdr[hdrSec:])), int64(ne.Uint32(hdr[hdrNsec:]))).UTC(),
+	*f = Frame{
+		Time:         timeOf(hdr),
 		OtherHost:    hdr[hdrPkttype] == unix.PACKET_OTHERHOST,
 		HWType:       ne.Uint16(hdr[hdrHatype:]),
 		WireLen:      int(ne.Uint32(hdr[hdrLen:])),
 		CsumNotReady: status&unix.TP_STATUS_CSUMNOTREADY != 0,
 		CsumValid:    status&unix.TP_STATUS_CSUM_VALID != 0,
 		GSO:          status&unix.TP_STATUS_GSO_TCP != 0,
+		Stamp:        stampOf(status),
 	}
 	if hdr[hdrPkttype] == unix.PACKET_OUTGOING {
 		f.Dir = Out
 	}
+	if r.vnet {
+		vnet := hdr[start-vnetLen : start]
+		if vnet[1] != 0 { // gso_type; gso_size is little-endian only for those who ask for it
+			f.GSOSize = ne.Uint16(vnet[4:])
+		}
+	}
 	if status&unix.TP_STATUS_VLAN_VALID == 0 {
-		f.Data = append(make([]byte, 0, min(len(raw), snap)), raw[:min(len(raw), snap)]...)
-		return f
+		f.Data = raw[:min(len(raw), snap)]
+		return
 	}
 	tpid := uint16(unix.ETH_P_8021Q)
 	if status&unix.TP_STATUS_VLAN_TPID_VALID != 0 {
 		tpid = ne.Uint16(hdr[hdrTPID:])
 	}
-	f.Data = retag(raw, tpid, uint16(ne.Uint32(hdr[hdrTCI:])))
-	f.Data = f.Data[:min(len(f.Data), snap)]
+	r.tagged = retag(r.tagged[:0], raw, tpid, uint16(ne.Uint32(hdr[hdrTCI:])))
+	f.Data = r.tagged[:min(len(r.tagged), snap)]
 	f.WireLen += vlanLen
-	return f
 }
 
-// retag copies a frame with a VLAN tag put back behind the addresses.
-func retag(raw []byte, tpid, tci uint16) []byte {
+// vnetLen is the size of struct virtio_net_hdr (linux/virtio_net.h): flags u8, gso_type u8, hdr_len u16,
+// gso_size u16, csum_start u16, csum_offset u16.
+const vnetLen = 10
+
+// saysGSO reports whether the kernel can put a virtio header before every frame. One before 6.2 has none for a
+// super-packet of UDP, and would drop that instead.
+var saysGSO = sync.OnceValue(func() bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
+		return false
+	}
+	return major > 6 || major == 6 && minor >= 2
+})
+
+// stampOf says by the status of a frame who took its time (TP_STATUS_TS_* of linux/if_packet.h).
+func stampOf(status uint32) Stamp {
+	switch {
+	case status&(unix.TP_STATUS_TS_RAW_HARDWARE|unix.TP_STATUS_TS_SYS_HARDWARE) != 0:
+		return StampDevice
+	case status&unix.TP_STATUS_TS_SOFTWARE != 0:
+		return StampStack
+	}
+	return StampTap
+}
+
+// retag appends a frame with a VLAN tag put back behind the addresses.
+func retag(out, raw []byte, tpid, tci uint16) []byte {
 	const addrs = 12
 	at := min(addrs, len(raw))
-	out := make([]byte, 0, len(raw)+vlanLen)
 	out = append(out, raw[:at]...)
 	out = binary.BigEndian.AppendUint16(out, tpid)
 	out = binary.BigEndian.AppendUint16(out, tci)

@@ -18,9 +18,10 @@ import (
 
 // Session is a running capture. Its methods may be called from any goroutine.
 type Session struct {
-	cfg  Config
-	taps []*tap
-	arm  time.Duration
+	cfg   Config
+	taps  []*tap
+	arm   time.Duration
+	other engine // does all the work, if it is set
 
 	epoll, event int           // the reader waits on epoll; event wakes it to finish
 	done         chan struct{} // closed when the reader has flushed and ended
@@ -30,15 +31,23 @@ type Session struct {
 	mu           sync.Mutex  // guards event against use after close
 	closed       bool
 	result       Result
+
+	events  []unix.EpollEvent
+	reading sync.Mutex // held while the rings are read: what Stats shows is between two rounds
+
+	kept int       // frames of all taps
+	cut  time.Time // see Config.MaxTotal
+	span time.Duration
 }
 
 // tap is one armed point. Only the reader touches it between Start and Stop.
 type tap struct {
 	Point
-	ring   ring
-	frames []Frame
-	taken  uint64 // frames taken out of the ring
-	stats  PointStats
+	ring  ring
+	store store
+	frame Frame  // the one that is being looked at
+	taken uint64 // frames taken out of the ring
+	stats PointStats
 }
 
 // Open arms every point: when it returns, each frame that passes a point from then on is captured.
@@ -47,6 +56,9 @@ type tap struct {
 // has to be called in any case.
 func Open(ctx context.Context, cfg Config) (*Session, error) {
 	begin := time.Now()
+	if cfg.Engine == EnginePcap {
+		return openOther(ctx, cfg.withDefaults(), openPcap)
+	}
 	s := &Session{cfg: cfg.withDefaults(), epoll: -1, event: -1, done: make(chan struct{})}
 	for _, p := range cfg.Points {
 		s.taps = append(s.taps, &tap{Point: p, ring: ring{fd: -1}, stats: PointStats{ID: p.ID}})
@@ -62,18 +74,76 @@ func Open(ctx context.Context, cfg Config) (*Session, error) {
 	return s, nil
 }
 
+// openOther is Open by another engine.
+func openOther(ctx context.Context, cfg Config, open func(context.Context, Config) (engine, error)) (*Session, error) {
+	begin := time.Now()
+	e, err := open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Session{cfg: cfg, other: e, arm: time.Since(begin), epoll: -1, event: -1}, nil
+}
+
 // ArmDuration is how long Open took until the last tap was armed.
 func (s *Session) ArmDuration() time.Duration { return s.arm }
 
+// BindSpan is the time from the first tap's being armed to the last's.
+func (s *Session) BindSpan() time.Duration {
+	if s.other != nil {
+		return s.other.span()
+	}
+	return s.span
+}
+
+// Stats gives the counts of all points until now, in the order of Config.Points. Frames that are still in the rings
+// are among the packets, and no drops.
+func (s *Session) Stats() []PointStats {
+	if s.other != nil {
+		return s.other.stats()
+	}
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	var out []PointStats
+	for _, t := range s.taps {
+		if t.ring.fd >= 0 {
+			t.readStats()
+		}
+		out = append(out, t.stats)
+	}
+	return out
+}
+
+// Between runs f between two rounds of reading: OnFrame and OnRound are not called meanwhile.
+func (s *Session) Between(f func()) {
+	if s.other != nil {
+		s.other.between(f)
+		return
+	}
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	f()
+}
+
 // Start begins to read. Frames that arrived since Open are in the rings and are not lost.
 func (s *Session) Start() {
-	s.start.Do(func() { go s.read() })
+	s.start.Do(func() {
+		if s.other != nil {
+			s.other.start()
+			return
+		}
+		go s.read()
+	})
 }
 
 // Stop ends the capture: from its call on no frame is taken, what the kernel still holds is read,
 // and everything is freed. It returns the whole capture; later calls return the same.
 func (s *Session) Stop() Result {
 	s.stop.Do(func() {
+		if s.other != nil {
+			s.Start()
+			s.result = s.other.stop()
+			return
+		}
 		s.detach()
 		s.Start() // a capture that was never started has frames in its rings
 		s.wake()
@@ -92,7 +162,11 @@ func (s *Session) openSockets() error {
 			order = append(order, t.Netns)
 		}
 		byNetns[t.Netns] = append(byNetns[t.Netns], t)
+		if r, ok := s.cfg.Reserve.take(t.Netns, s.cfg); ok {
+			t.ring = r
+		}
 	}
+	s.cfg.Reserve.drop()
 	for _, h := range order {
 		if err := openIn(h, byNetns[h]); err != nil {
 			return err
@@ -105,11 +179,13 @@ func (s *Session) openSockets() error {
 func openIn(h *netns.Handle, taps []*tap) error {
 	open := func() error {
 		for _, t := range taps {
-			fd, err := openSocket()
-			if err != nil {
-				return t.fail("open packet socket", err)
+			if t.ring.fd < 0 {
+				fd, err := openSocket()
+				if err != nil {
+					return t.fail("open packet socket", err)
+				}
+				t.ring.fd = fd
 			}
-			t.ring.fd = fd
 			if err := t.check(); err != nil {
 				return err
 			}
@@ -152,6 +228,12 @@ func (s *Session) makeRings() error {
 	for i, t := range s.taps {
 		wg.Go(func() {
 			filter := snapped(t.Filter, s.cfg.SnapLen)
+			if t.ring.mem != nil { // of the reserve
+				if err := t.ring.attach(filter); err != nil {
+					errs[i] = t.fail("attach filter", err)
+				}
+				return
+			}
 			if op, err := t.ring.setup(filter, s.cfg.SnapLen, s.cfg.RingBytes, s.cfg.RetireTimeout); err != nil {
 				errs[i] = t.fail(op, err)
 			}
@@ -193,11 +275,16 @@ func (s *Session) watch(fd int, tag int32) error {
 // bind arms all taps; it does nothing else, so that the first and the last are armed at almost the
 // same time.
 func (s *Session) bind() error {
-	for _, t := range s.taps {
+	var first time.Time
+	for i, t := range s.taps {
 		if err := t.ring.bind(t.Ifindex); err != nil {
 			return t.fail("bind", err)
 		}
+		if i == 0 {
+			first = time.Now()
+		}
 	}
+	s.span = time.Since(first)
 	for _, t := range s.taps {
 		if err := t.ring.pendingError(); err != nil {
 			t.stats.Err = fmt.Errorf("interface %q is down: %w", t.Interface, err)
@@ -227,21 +314,38 @@ func (s *Session) wake() {
 // read is the reader: it alone touches the taps until done is closed.
 func (s *Session) read() {
 	defer close(s.done)
-	for s.step(-1) {
+	s.events = make([]unix.EpollEvent, len(s.taps)+1)
+	wait := -1
+	for s.step(wait) {
+		// Rings have room for much more than comes in this time, and each waking costs as much as
+		// reading a hundred frames: under load it is this that keeps the CPU for the traffic.
+		time.Sleep(pace)
+		wait = -1
+		if s.cfg.OnRound != nil {
+			s.Between(func() {
+				if d := s.cfg.OnRound(); d > 0 {
+					wait = max(int(d.Milliseconds()), 1)
+				}
+			})
+		}
 	}
 	s.flush()
 }
 
+// pace is the shortest time between two rounds of reading.
+const pace = 4 * time.Millisecond
+
 // step waits for frames (milliseconds; -1 without end) and takes them. It reports false when the
 // capture is to end.
 func (s *Session) step(timeout int) bool {
-	events := make([]unix.EpollEvent, len(s.taps)+1)
-	n, err := unix.EpollWait(s.epoll, events, timeout)
+	n, err := unix.EpollWait(s.epoll, s.events, timeout)
 	if err != nil {
 		return errors.Is(err, unix.EINTR)
 	}
 	more := true
-	for _, ev := range events[:n] {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	for _, ev := range s.events[:n] {
 		if ev.Fd == wakeEvent {
 			more = false
 			continue
@@ -261,29 +365,56 @@ func (t *tap) noteError() {
 	}
 }
 
-// take copies the frames that the kernel has handed over.
+// take reads the frames that the kernel has handed over.
 func (s *Session) take(t *tap) {
 	t.ring.drain(func(hdr []byte) {
 		t.taken++
-		if len(t.frames) >= s.cfg.MaxFrames {
-			t.stats.Overflow++
+		if !s.cfg.Stream && !s.admits(t, hdr) {
 			return
 		}
-		f := frameFrom(hdr, t.ID, s.cfg.SnapLen)
-		if f.Truncated() {
+		t.ring.frame(hdr, s.cfg.SnapLen, &t.frame)
+		t.frame.Point = t.ID
+		if t.frame.Truncated() {
 			t.stats.Truncated++
 		}
-		t.frames = append(t.frames, f)
 		if s.cfg.OnFrame != nil {
-			s.cfg.OnFrame(f)
+			s.cfg.OnFrame(&t.frame)
+		}
+		if !s.cfg.Stream {
+			s.keep(t)
 		}
 	})
+}
+
+// admits reports whether one more frame of t is to be kept.
+func (s *Session) admits(t *tap, hdr []byte) bool {
+	if !s.cut.IsZero() && timeOf(hdr).After(s.cut) {
+		t.stats.After++
+		return false
+	}
+	if t.store.len() >= s.cfg.MaxFrames {
+		t.stats.Overflow++
+		return false
+	}
+	return true
+}
+
+// keep copies the frame that t looks at. The one that fills the last place sets the moment at which the capture
+// ends for all: what other taps saw before it is still in their rings.
+func (s *Session) keep(t *tap) {
+	t.store.add(&t.frame)
+	s.kept++
+	if s.cfg.MaxTotal > 0 && s.kept >= s.cfg.MaxTotal && s.cut.IsZero() {
+		s.cut = t.frame.Time
+	}
 }
 
 // flush ends the taking of frames and reads what the kernel still holds. With a filter that rejects
 // everything the kernel's count stands still, and says exactly how many frames are to come: no more
 // than one retire timeout is waited, and no less than needed.
 func (s *Session) flush() {
+	s.reading.Lock()
+	defer s.reading.Unlock()
 	for _, t := range s.taps {
 		_ = t.ring.attach(rejectAll) // fails for lack of memory alone; the deadline ends the wait then
 	}
@@ -302,6 +433,7 @@ func (s *Session) flush() {
 	}
 	for _, t := range s.taps {
 		t.noteError()
+		t.stats.Flapped = errors.Is(t.stats.Err, unix.ENETDOWN) && t.ring.up(t.Interface, t.Ifindex)
 		t.stats.Drops += t.stats.Overflow + t.missing()
 	}
 }
@@ -325,10 +457,13 @@ func (t *tap) missing() uint64 {
 
 // collect puts the frames of all taps in order of time.
 func (s *Session) collect() Result {
-	var r Result
+	r := Result{Cut: s.cut, Frames: make([]Frame, 0, s.kept)}
 	for _, t := range s.taps {
-		r.Frames = append(r.Frames, t.frames...)
+		r.Frames = t.store.appendTo(r.Frames)
 		r.Points = append(r.Points, t.stats)
+	}
+	if !s.cut.IsZero() { // taps that were read before the moment was known
+		r.Frames = slices.DeleteFunc(r.Frames, func(f Frame) bool { return f.Time.After(s.cut) })
 	}
 	slices.SortStableFunc(r.Frames, func(a, b Frame) int { return a.Time.Compare(b.Time) })
 	return r
@@ -337,12 +472,17 @@ func (s *Session) collect() Result {
 // release frees rings, sockets and descriptors; in parallel for the same reason as makeRings.
 func (s *Session) release() {
 	var wg sync.WaitGroup
+	s.reading.Lock()
 	for _, t := range s.taps {
 		if t.ring.fd >= 0 {
 			wg.Go(t.ring.close)
 		}
 	}
 	wg.Wait()
+	for _, t := range s.taps {
+		t.ring.fd = -1
+	}
+	s.reading.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true

@@ -336,7 +336,7 @@ func TestFloodAddsUp(t *testing.T) {
 func TestMaxFrames(t *testing.T) {
 	p := newPair(t)
 	var seen atomic.Int64
-	s := mustOpen(t, Config{Points: []Point{p.point()}, MaxFrames: 10, OnFrame: func(Frame) { seen.Add(1) }})
+	s := mustOpen(t, Config{Points: []Point{p.point()}, MaxFrames: 10, OnFrame: func(*Frame) { seen.Add(1) }})
 	s.Start()
 	for n := range 50 {
 		p.send(t, numbered(n, 60))
@@ -350,7 +350,7 @@ func TestMaxFrames(t *testing.T) {
 func TestOnFrame(t *testing.T) {
 	p := newPair(t)
 	got := make(chan Frame, 10)
-	s := mustOpen(t, Config{Points: []Point{p.point()}, OnFrame: func(f Frame) { got <- f }})
+	s := mustOpen(t, Config{Points: []Point{p.point()}, OnFrame: func(f *Frame) { got <- *f }})
 	s.Start()
 	p.send(t, numbered(1, 60))
 	begin := time.Now()
@@ -378,6 +378,30 @@ func TestInterfaceVanishes(t *testing.T) {
 	}
 }
 
+func TestInterfaceFlaps(t *testing.T) {
+	p := newPair(t)
+	s := mustOpen(t, Config{Points: []Point{p.point()}})
+	s.Start()
+	p.send(t, numbered(1, 60))
+	nstest.Do(t, p.near, func(nl *netlink.Handle) error {
+		link, err := nl.LinkByName("near0")
+		if err != nil {
+			return err
+		}
+		return errors.Join(nl.LinkSetDown(link), nl.LinkSetUp(link))
+	})
+	nstest.Up(t, p.near, "near0")
+	p.send(t, numbered(2, 60))
+	time.Sleep(20 * time.Millisecond)
+	r := s.Stop()
+	if st := r.Points[0]; !errors.Is(st.Err, unix.ENETDOWN) || !st.Flapped {
+		t.Errorf("%+v, want one that flapped", st)
+	}
+	if got := numbers(r.Frames); !slices.Equal(got, []int{1, 2}) {
+		t.Errorf("frames %v, want both", got)
+	}
+}
+
 func TestInterfaceDown(t *testing.T) {
 	p := newPair(t)
 	nstest.Do(t, p.near, func(nl *netlink.Handle) error {
@@ -390,6 +414,106 @@ func TestInterfaceDown(t *testing.T) {
 	r := mustOpen(t, Config{Points: []Point{p.point()}}).Stop()
 	if st := r.Points[0]; !errors.Is(st.Err, unix.ENETDOWN) || !strings.Contains(st.Err.Error(), "is down") {
 		t.Errorf("Err = %v, want ENETDOWN", st.Err)
+	}
+}
+
+// TestReserve: rings that were made ahead see what a tap has to see from the moment on at which it is armed, whatever
+// passes before, and those that nobody takes are closed.
+func TestReserve(t *testing.T) {
+	p := newPair(t)
+	fds := countFDs()
+	r := NewReserve(Config{}, map[*netns.Handle]int{p.near: 3, p.far: 1})
+	for n := range 50 {
+		p.send(t, numbered(n, 60))
+	}
+	pt := p.point()
+	pt.Filter = snapped(nil, keepAll)
+	s := mustOpen(t, Config{Points: []Point{pt, pt}, Reserve: r})
+	for n := range 50 {
+		p.send(t, numbered(100+n, 60))
+	}
+	res := s.Stop()
+	r.Close()
+	r.Close()
+	for i, st := range res.Points {
+		if st.Packets != 50 || st.Drops != 0 || st.Err != nil {
+			t.Errorf("point %d: %+v", i, st)
+		}
+	}
+	if got, want := len(numbers(res.Frames)), 100; got != want {
+		t.Errorf("%d frames, want %d", got, want)
+	}
+	if got := countFDs(); got != fds {
+		t.Errorf("%d file descriptors open, want %d as before", got, fds)
+	}
+}
+
+// TestMaxTotal: the capture ends at the same moment at both ends, whichever is read first, and what came later is no
+// loss.
+func TestMaxTotal(t *testing.T) {
+	p := newPair(t)
+	far := Point{ID: 8, Netns: p.far, Ifindex: nstest.Ifindex(t, p.far, "far0"), Interface: "far0"}
+	s := mustOpen(t, Config{Points: []Point{p.point(), far}, MaxTotal: 100})
+	for n := range 500 {
+		p.send(t, numbered(n, 60))
+	}
+	s.Start()
+	r := s.Stop()
+	count := map[int]int{}
+	for _, f := range r.Frames {
+		count[f.Point]++
+		if f.Time.After(r.Cut) {
+			t.Fatalf("a frame of %v is after the cut at %v", f.Time, r.Cut)
+		}
+	}
+	// one of them is cut at its hundredth frame; the same one passes the other a little earlier or later
+	if lo, hi := min(count[7], count[8]), max(count[7], count[8]); r.Cut.IsZero() || lo < 99 || hi < 100 || hi > 101 {
+		t.Errorf("%v frames until %v", count, r.Cut)
+	}
+	for _, st := range r.Points {
+		if st.Drops != 0 || st.After == 0 {
+			t.Errorf("point %d: %+v", st.ID, st)
+		}
+	}
+}
+
+// TestGSOSize: a super-packet says how it is cut; the segments that a device without offloads gets do not.
+func TestGSOSize(t *testing.T) {
+	if !saysGSO() {
+		t.Skip("needs Linux 6.2")
+	}
+	p := newPair(t)
+	s := mustOpen(t, Config{Points: []Point{p.point()}})
+	s.Start()
+	const segment, parts = 1000, 8
+	var conn *net.UDPConn
+	if err := p.far.Do(func() (err error) {
+		conn, err = net.DialUDP("udp", nil, &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 9})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serr error
+	if err := raw.Control(func(fd uintptr) { serr = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, segment) }); err != nil || serr != nil {
+		t.Fatal(err, serr)
+	}
+	if _, err := conn.Write(make([]byte, parts*segment)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(20 * time.Millisecond)
+	sizes := map[uint16]int{}
+	for _, f := range s.Stop().Frames {
+		if len(f.Data) > 23 && f.Data[12] == 8 && f.Data[23] == 17 && f.Dir == In {
+			sizes[f.GSOSize] += f.WireLen
+		}
+	}
+	if sizes[segment] < parts*segment || len(sizes) != 1 {
+		t.Errorf("bytes by segment size: %v", sizes)
 	}
 }
 

@@ -20,6 +20,15 @@ func Open(context.Context, Config) (*Session, error) {
 // ArmDuration is 0.
 func (s *Session) ArmDuration() time.Duration { return 0 }
 
+// BindSpan is 0.
+func (s *Session) BindSpan() time.Duration { return 0 }
+
+// Stats gives nothing.
+func (s *Session) Stats() []PointStats { return nil }
+
+// Between runs f.
+func (s *Session) Between(f func()) { f() }
+
 // Start does nothing.
 func (s *Session) Start() {}
 

@@ -80,9 +80,5 @@ func oneLine(s string) string {
 
 // verdictStatus gives the status that ends a command that made a report.
 func verdictStatus(r *report.Report, exitZero bool) error {
-	code := report.ExitCode(r.Verdict.Status)
-	if code == report.ExitHealthy || exitZero {
-		return nil
-	}
-	return statusError(code)
+	return exitWith(report.ExitCode(r.Verdict.Status), exitZero)
 }

@@ -16,6 +16,7 @@ import (
 // pathOptions are the flags and arguments of podtrace path.
 type pathOptions struct {
 	traceOptions
+	captureOptions
 	Count    int
 	Interval time.Duration
 	Timeout  time.Duration
@@ -74,6 +75,7 @@ func newPathCmd(s *Streams, runF func(context.Context, *pathOptions) error) *cob
 
 // addProbeFlags adds what says how to make the path speak, and where to keep what it said.
 func (o *pathOptions) addProbeFlags(c *cobra.Command) {
+	o.captureOptions.addFlags(c)
 	f := c.Flags()
 	f.StringVar(&o.Probe, "probe", probe.ICMP, "what to send: icmp, tcp[:PORT], udp[:PORT], none (only watch)")
 	f.IntVar(&o.Count, "count", 3, "how many probes to send")
@@ -102,6 +104,9 @@ func (o *pathOptions) complete(c *cobra.Command, args []string) error {
 	case o.Timeout <= 0:
 		return usageErrorf(c.CommandPath(), "flag --timeout: %s is not positive", o.Timeout)
 	}
+	if err := o.captureOptions.complete(c); err != nil {
+		return err
+	}
 	if o.Write != "" {
 		return bundle.Check(o.Write)
 	}
@@ -117,6 +122,7 @@ func (o *pathOptions) gather(ctx context.Context) (*trace.Case, error) {
 	defer done()
 	to.Count, to.Interval, to.Timeout, to.Full = o.Count, o.Interval, o.Timeout, o.Full
 	to.SourcePort = o.SrcPort
+	o.apply(&to)
 	to.NoBPF, to.Contrast = o.NoBPF, trace.Contrast(o.Contrast)
 	return trace.Gather(ctx, to)
 }

@@ -22,7 +22,7 @@ func buffers() (s *Streams, out, errOut *bytes.Buffer) {
 
 func TestPathFlags(t *testing.T) {
 	defaults := func(change func(*pathOptions)) *pathOptions {
-		o := &pathOptions{Count: 3, Interval: 50 * time.Millisecond, Timeout: time.Second, Contrast: "auto"}
+		o := &pathOptions{Count: 3, Interval: 50 * time.Millisecond, Timeout: time.Second, Contrast: "auto", captureOptions: captureOptions{Engine: "ring"}}
 		o.Source, o.Destination, o.Output, o.Probe = "a", "b", "text", "icmp"
 		o.RemoteCommand, o.AgentNamespace, o.Image, o.AgentTimeout = "podtrace agent", "kube-system", defaultImage(Version()), 30*time.Second
 		change(o)

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/report"
 	"github.com/podtrace/podtrace/pkg/resolve"
@@ -85,7 +87,7 @@ func locate(ctx context.Context, o *resolveOptions) (loc resolve.Location, err e
 	if err := edge.Open(ctx, wants); err != nil {
 		return loc, err
 	}
-	snap, err := edge.Read(ctx)
+	snap, err := edge.Read(ctx, netfilter.ReadOptions{Addrs: []netip.Addr{}}) // no connections
 	if err != nil {
 		return loc, err
 	}

@@ -69,7 +69,7 @@ func newRootCmd(s *Streams, argv0 string) *cobra.Command {
 		return usageErrorf(c.CommandPath(), "%w", err)
 	})
 	root.PersistentFlags().BoolP("verbose", "v", false, "say on standard error what is being done")
-	root.AddCommand(newPathCmd(s, nil), newCheckCmd(s, nil), newCollectCmd(s, nil), newAnalyzeCmd(s, nil), newResolveCmd(s, nil), newLabCmd(s), newCleanupCmd(s, nil), newAgentCmd(s), newVersionCmd(s))
+	root.AddCommand(newPathCmd(s, nil), newCheckCmd(s, nil), newCollectCmd(s, nil), newWatchCmd(s, nil), newAnalyzeCmd(s, nil), newResolveCmd(s, nil), newLabCmd(s), newCleanupCmd(s, nil), newAgentCmd(s), newVersionCmd(s))
 	if called(argv0) == pluginName {
 		becomePlugin(root)
 	}

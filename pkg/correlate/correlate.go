@@ -41,6 +41,18 @@ func (d Direction) String() string {
 	return directionNames[Unknown]
 }
 
+// Stamp is who took the time of a sighting.
+type Stamp uint8
+
+// Stamps.
+const (
+	ByTap Stamp = iota
+	// ByStack: a process of the machine has turned on the stack's own timestamps. A frame that was received keeps
+	// one time on its way through the devices of a node.
+	ByStack
+	ByDevice
+)
+
 // Sighting is one frame seen at one point.
 type Sighting struct {
 	Point int // index of the capture point, the caller's
@@ -48,6 +60,8 @@ type Sighting struct {
 	Time  int64 // ns since the epoch, by the clock of the point's node
 	Wire  int   // length of the frame in bytes before the capture cut it
 	GSO   bool  // a super-packet of the segmentation offload
+	// Stamp says who took Time: the tap (0), the stack, a device. Times of different stamps do not compare.
+	Stamp Stamp
 	Frame decode.Frame
 	Hash  uint64 // decode.PayloadHash of the frame, with one limit at all points; 0: unknown
 	// Own: the payload says that the packet is the flow's, whatever ports (echo id) a translation gave it

@@ -49,6 +49,7 @@ func (v VLAN) Priority() uint8 { return uint8(v.TCI >> 13) }
 // host byte order; a field whose header is absent or was not captured is zero.
 type Headers struct {
 	EthSrc, EthDst ether.MAC
+	NoEthDst       bool    // set by who knows that the capture did not record EthDst (cooked captures)
 	VLANs          [2]VLAN // outermost first; a third tag is payload
 	VLANCount      uint8   // 0 to 2
 	EtherType      uint16  // of what follows the tags; a length in bytes below 0x0600 (802.3)

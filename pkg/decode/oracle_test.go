@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/podtrace/podtrace/pkg/decode/vxlan"
 	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/pcapfile"
 )
@@ -107,33 +108,39 @@ func decodePacket(p *pcapfile.Record, f *Frame) bool {
 // forEachRow decodes the packet of each line of the oracle files with the suffix and calls fn.
 // Frame numbers of tshark also count pcapng blocks that are no packets; a line whose lengths or
 // time are others than the packet's is left out.
-func forEachRow(t *testing.T, suffix string, cols [4]string, fn func(t *testing.T, f *Frame, r row)) {
+func forEachRow(t *testing.T, suffix string, cols [4]string, fn func(t *testing.T, data []byte, f *Frame, r row)) {
 	dir := corpusDir(t)
 	paths, err := filepath.Glob(filepath.Join(dir, "captures", "*"))
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("no captures in %q: %v", dir, err)
 	}
 	const least = 200 // lines that the corpus has for either oracle; fewer means that nothing is matched
-	compared := 0
+	compared, skipped := 0, make(map[string]int)
 	for _, path := range paths {
 		name := filepath.Base(path)
 		rows := readRows(t, filepath.Join(dir, "oracle", name+suffix))
 		packets := readCapture(t, path)
 		for _, r := range rows {
 			n, _ := strconv.Atoi(r[cols[0]])
-			if n < 1 || n > len(packets) || !is(&packets[n-1], r[cols[1]], r[cols[2]], r[cols[3]]) {
-				continue
-			}
 			var f Frame
 			id := fmt.Sprintf("%s/%d", name, n)
-			if explained[id] || !decodePacket(&packets[n-1], &f) {
+			if explained[id] {
+				continue
+			}
+			if n < 1 || n > len(packets) || !is(&packets[n-1], r[cols[1]], r[cols[2]], r[cols[3]]) || !decodePacket(&packets[n-1], &f) {
+				skipped[name]++
 				continue
 			}
 			compared++
-			t.Run(id, func(t *testing.T) { fn(t, &f, r) })
+			t.Run(id, func(t *testing.T) { fn(t, packets[n-1].Data, &f, r) })
 		}
 	}
 	t.Logf("%d lines compared", compared)
+	for name, n := range skipped {
+		if suffix == ".vxlan.tsv" {
+			t.Errorf("%s: %d lines of tshark's have no packet to compare with", name, n)
+		}
+	}
 	if compared < least {
 		t.Errorf("only %d lines compared, want %d", compared, least)
 	}
@@ -179,7 +186,7 @@ func isPlain(protocols string) bool {
 	return false
 }
 
-func comparePacket(t *testing.T, f *Frame, r row) {
+func comparePacket(t *testing.T, _ []byte, f *Frame, r row) {
 	h := &f.Outer
 	if strings.HasPrefix(r["frame.protocols"], "eth:") && (h.HasL4 || h.EtherType != 0 && !h.EthSrc.IsZero()) {
 		same(t, "eth.src", r["eth.src"], h.EthSrc)
@@ -209,11 +216,28 @@ func TestOracleVXLAN(t *testing.T) {
 	forEachRow(t, ".vxlan.tsv", [4]string{"frame", "cap_len", "orig_len", "time_epoch"}, compareVXLAN)
 }
 
-func compareVXLAN(t *testing.T, f *Frame, r row) {
+func compareVXLAN(t *testing.T, data []byte, f *Frame, r row) {
+	depth, _ := strconv.Atoi(r["depth"])
+	for range depth - 1 { // one level is decoded, what is nested in it is payload: the header there begins another frame
+		if f.Inner.Proto != ProtoUDP || !f.Inner.HasL4 {
+			t.Fatalf("depth %d: no UDP inside", depth)
+		}
+		nested := Frame{Outer: f.Inner, PayloadOff: f.PayloadOff, PayloadEnd: f.PayloadEnd}
+		h, _, err := vxlan.Parse(data[f.PayloadOff:f.PayloadEnd])
+		if err == nil {
+			nested.VXLAN, nested.HasVXLAN = h, true
+			var in Frame
+			data = data[f.PayloadOff+vxlan.HeaderLen:]
+			decoder.Decode(data, len(data), &in)
+			nested.Inner, nested.PayloadOff, nested.PayloadEnd = in.Outer, in.PayloadOff, in.PayloadEnd
+			if in.HasVXLAN { // the next round takes it from its own header
+				nested.PayloadOff, nested.PayloadEnd = l4Payload(&in), len(data)
+			}
+		}
+		f = &nested
+	}
 	flags, _ := strconv.ParseUint(r["vxlan_flags"], 0, 16)
 	switch {
-	case r["depth"] != "1":
-		return // one level is decoded, a nested header is payload
 	case r["udp_dst"] != "4789" && r["udp_dst"] != "8472":
 		// tshark goes by either port, RFC 7348 section 5 by the destination's.
 		if f.HasVXLAN {
@@ -232,11 +256,38 @@ func compareVXLAN(t *testing.T, f *Frame, r row) {
 	same(t, "vxlan_flags", r["vxlan_flags"], f.VXLAN.Flags())
 	same(t, "vni", r["vni"], f.VXLAN.VNI)
 	same(t, "vxlan_gbp", r["vxlan_gbp"], f.VXLAN.Group)
+	if r["outer_l2"] == "eth" {
+		same(t, "outer_eth_src", r["outer_eth_src"], f.Outer.EthSrc)
+		same(t, "outer_eth_dst", r["outer_eth_dst"], f.Outer.EthDst)
+		same(t, "outer_vlans", r["outer_vlans"], vlans(&f.Outer))
+	}
+	same(t, "outer_ip_id", r["outer_ip_id"], f.Outer.ID)
 	same(t, "outer_ip_ttl", r["outer_ip_ttl"], f.Outer.TTL)
 	same(t, "udp_src", r["udp_src"], f.Outer.SrcPort)
+	same(t, "udp_dst", r["udp_dst"], f.Outer.DstPort)
 	sameAddr(t, "outer_ip_src", r["outer_ip_src"], f.Outer.Src)
 	sameAddr(t, "outer_ip_dst", r["outer_ip_dst"], f.Outer.Dst)
+	same(t, "inner_vlans", r["inner_vlans"], vlans(&f.Inner))
 	compareInner(t, &f.Inner, r)
+}
+
+// l4Payload is where the UDP payload of the outer headers begins, of an Ethernet frame over IPv4 or IPv6 without
+// options, as all nested ones of the corpus are.
+func l4Payload(f *Frame) int {
+	off := ether.HeaderLen + 4*int(f.Outer.VLANCount) + 20 + 8
+	if f.Outer.Src.Is6() {
+		off += 20
+	}
+	return off
+}
+
+// vlans are the ids of the tags, outermost first, as the oracle lists them.
+func vlans(h *Headers) string {
+	var out []string
+	for _, v := range h.VLANs[:h.VLANCount] {
+		out = append(out, strconv.Itoa(int(v.ID())))
+	}
+	return strings.Join(out, ",")
 }
 
 func compareInner(t *testing.T, h *Headers, r row) {

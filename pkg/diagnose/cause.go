@@ -65,14 +65,33 @@ func (c *leg) nameCheck(ck *verify.Check, f *Finding) (cause, summary string) {
 		if ck.Step != nil && ck.Step.Rule != nil {
 			return "masq-pod-to-pod", fmt.Sprintf("%s: traffic between pods is masqueraded: source %s is translated by %s", ck.Step.Node, ck.Expected, ck.Step.Entry)
 		}
-		if br := c.unfiltered(); br != "" {
-			f.Node, f.Interface = c.intent.Dst.Node, br
-			return "bridge-nf-off", fmt.Sprintf("%s: bridged frames bypass netfilter (bridge-nf-call-iptables = 0), so the reply keeps %s for its source, and %s was asked", c.intent.Dst.Node, ck.Observed, ck.Expected)
-		}
 		return "masq-pod-to-pod", fmt.Sprintf("the far end sees source %s, expected %s: traffic between pods is masqueraded", ck.Observed, ck.Expected)
+	case verify.CheckAnswer:
+		return c.nameAnswer(ck, f)
 	default:
 		return c.nameHeader(ck)
 	}
+}
+
+// nameAnswer: the answer of a service's endpoint arrives from the endpoint's own address. Either a bridge hands it on
+// past the rules, or it takes another way than the request, whose sender's address was kept.
+func (c *leg) nameAnswer(ck *verify.Check, f *Finding) (cause, summary string) {
+	words := fmt.Sprintf("the answer comes from %s, and %s was asked: ", ck.Observed, ck.Expected)
+	if br := c.unfiltered(); br != "" {
+		f.Node, f.Interface = c.intent.Dst.Node, br
+		return "bridge-nf-off", words + fmt.Sprintf("bridged frames of %s bypass netfilter (bridge-nf-call-iptables = 0)", f.Node)
+	}
+	for i := range c.in.Path.Request.Hops {
+		h := &c.in.Path.Request.Hops[i]
+		if h.Expected && h.Dir == forward.Out && h.Frame.Dst != c.intent.Answers && h.Frame.Src == c.intent.Dst.IP {
+			f.Node, f.Interface = h.Node, h.Interface
+			break
+		}
+	}
+	if f.Node == ck.Node {
+		return "answer-not-translated", words + "no node on its way translates it back"
+	}
+	return "nodeport-no-masq", words + fmt.Sprintf("it does not come back by %s, which translated the request and kept the sender's address", f.Node)
 }
 
 // unfiltered is the bridge that both pods are on, if br_netfilter does not show its frames to the IP layer's rules.
@@ -129,8 +148,12 @@ func (c *leg) linkName(s *forward.Step) string {
 
 // nameHeader: a header on the wire differs from what the tables lead to.
 func (c *leg) nameHeader(ck *verify.Check) (cause, summary string) {
+	by := "the tables lead to"
+	if ck.Source == verify.FromWire {
+		by = "by what other frames show it should be"
+	}
 	return "wrong-" + strings.ReplaceAll(ck.Name, ".", "-"),
-		fmt.Sprintf("%s %s: %s on the wire is %s, the tables lead to %s", ck.Node, ck.Interface, ck.Name, orWords(ck.Observed, "none"), ck.Expected)
+		fmt.Sprintf("%s %s: %s on the wire is %s, %s %s", ck.Node, ck.Interface, ck.Name, orWords(ck.Observed, "none"), by, ck.Expected)
 }
 
 // nameNeigh tells a wrong entry on the sender from a device whose MAC changed: in the second case the
@@ -403,6 +426,8 @@ func (c *leg) namePodRoute(ck *verify.Check, f *Finding) (cause, summary string)
 	case br != nil && !c.bridgeServes(s):
 		f.Interface = br.Name
 		return "cni0-wrong-address", fmt.Sprintf("%s: the pods' bridge %s has no address in the subnet of %s", s.Node, br.Name, s.Target)
+	case c.byForeignRule(s) && s.PolicyRule != nil && c.aboutSender(s.PolicyRule):
+		return "eni-to-pod-rule-missing", fmt.Sprintf("%s: no policy rule keeps packets for its own pod %s on the node: %s (%s)", s.Node, s.Target, s.Entry, s.Note)
 	case c.byForeignRule(s):
 		return "policy-rule-hijack", summary
 	default:
@@ -716,6 +741,8 @@ func (c *leg) nameNetfilter(d *forward.Drop) (cause, summary string) {
 		summary = fmt.Sprintf("%s: netfilter %s: %s", d.Node, s.Note, s.Entry)
 	}
 	switch {
+	case r.Hook == netfilter.HookInput && c.encapsulated() && c.Hops[c.expected()-1].Frame.Outer.Bare:
+		return "netfilter-drop", fmt.Sprintf("%s: the firewall's input chain drops the tunnel's UDP packet: %s", d.Node, s.Entry)
 	case c.noEndpoints() && (r.What == netfilter.WhatReject || r.What == netfilter.WhatDrop):
 		return "service-no-endpoints", fmt.Sprintf("the service has no ready endpoint: %s: %s", d.Node, s.Entry)
 	case r.Hook == netfilter.HookInput && c.encapsulated():
@@ -729,6 +756,8 @@ func (c *leg) nameNetfilter(d *forward.Drop) (cause, summary string) {
 			return "netpol-drop", summary
 		}
 		return "v6-fw-drop", summary
+	case strings.Contains(r.Text, "has no local endpoints"), strings.Contains(r.Text, "no-endpoint-nodeports"): // kube-proxy's words
+		return "etp-local-no-endpoint", summary
 	case r.Hook == netfilter.HookInput:
 		return "pod-to-node-input-drop", summary
 	case r.Hook == netfilter.HookForward && r.What == netfilter.WhatReject && acceptedBefore(s):

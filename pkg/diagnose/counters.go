@@ -23,6 +23,8 @@ type Moved struct {
 	Text    string         `json:"text"`
 	// Sign: nothing is lost where it counts, it tells of a loss elsewhere.
 	Sign bool `json:"sign,omitempty"`
+	// Full says how full the table is that refused entries, "" when it has room or is no table.
+	Full string `json:"full,omitempty"`
 }
 
 // MovedRule is a netfilter rule or policy that counted packets while the probe was under way.
@@ -64,6 +66,30 @@ func (c *leg) counted(places ...*verify.Hop) (out []string) {
 	return out
 }
 
+// tableFull names a loss after a table of the kernel that had no room: connections, where netfilter dropped the packet;
+// neighbours, where the packet waits for one.
+func (c *leg) tableFull(f *Finding, places ...*verify.Hop) {
+	for _, m := range c.in.Witness.Moved {
+		i := slices.IndexFunc(places, func(h *verify.Hop) bool { return h.Netns == m.Netns })
+		if m.Full == "" || i < 0 {
+			continue
+		}
+		switch {
+		case strings.HasPrefix(m.Counter, "conntrack/") && (len(c.in.Witness.Drops) == 0 || c.netfilterDropped(places...)):
+			f.Cause = "ct-table-full"
+			f.Summary = fmt.Sprintf("%s: the connection table is full (%s), so the first packet of a new connection is dropped", m.Node, m.Full)
+		case strings.HasPrefix(m.Counter, "neigh/"):
+			f.Cause = "neigh-table-overflow"
+			f.Summary = fmt.Sprintf("%s: the table of neighbours is full (%s), and a new one can't be entered", m.Node, m.Full)
+		default:
+			continue
+		}
+		f.Node, f.Remedy = m.Node, keep[f.Cause]
+		f.Evidence = append(f.Evidence, fmt.Sprintf("counter of %s: %s +%d, %s", m.Node, m.Counter, m.By, m.Full))
+		return
+	}
+}
+
 // byRule names a loss after the one rule that ends packets and counted as many as were lost, where the kernel
 // says that netfilter dropped them, or says nothing at all.
 func (c *leg) byRule(f *Finding, last, next *verify.Hop, lost int) {
@@ -100,4 +126,25 @@ func (c *leg) netfilterDropped(places ...*verify.Hop) bool {
 	return slices.ContainsFunc(c.in.Witness.Drops, func(d kdrop.Drop) bool {
 		return d.Reason == "NETFILTER_DROP" && d.Reverse == (c.n == 1) && c.dropPlace(&d, places) != nil
 	})
+}
+
+// clashed: the packet was lost where a rule gives it another source, and the kernel counted connections that it could
+// not enter: another connection has the same addresses and ports already.
+func (c *leg) clashed(last, next *verify.Hop, evidence []string, at int) bool {
+	s := verify.NATStep(c.Forward, "ipSrc")
+	if s == nil || s.Netns != last.Netns || s.Netns != next.Netns || s.Rule.What != netfilter.WhatNAT || len(c.in.Witness.Drops) > 0 && !c.netfilterDropped(last, next) {
+		return false
+	}
+	counted := slices.ContainsFunc(c.in.Witness.Moved, func(m Moved) bool {
+		return m.Netns == s.Netns && strings.HasSuffix(m.Counter, "/insert_failed")
+	})
+	if !counted {
+		return false
+	}
+	c.found = append(c.found, Finding{
+		Cause: "nat-port-race", Leg: c.Name, Node: s.Node, Interface: next.Interface, Severity: Error, place: at,
+		Summary:  fmt.Sprintf("%s: after its translation the packet is the same as another connection's, and the kernel drops it: %s", s.Node, s.Entry),
+		Evidence: append(evidence, stepEvidence(s)...), Remedy: keep["nat-port-race"],
+	})
+	return true
 }

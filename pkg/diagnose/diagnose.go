@@ -13,6 +13,7 @@ import (
 
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/netfilter"
+	"github.com/podtrace/podtrace/pkg/tables"
 	"github.com/podtrace/podtrace/pkg/verify"
 )
 
@@ -83,6 +84,11 @@ type Input struct {
 	// Data are the ways, by the tables, of a first data segment on the connection that the handshake opened;
 	// nil where there is no connection.
 	Data []forward.Leg
+	// Rest are, of a request and a reply that die on the way by the tables, their ways on from where they should have
+	// come to the far node: what is wrong there has to be mended as well.
+	Rest [2][]forward.Leg
+	// Replay plays the request or the reply with other tables; nil: they can't be played again.
+	Replay func(s *tables.Snapshot, reply bool) []forward.Leg
 }
 
 // Diagnose gives the findings, in the order of the path, and the verdict.
@@ -108,7 +114,7 @@ func place(leg, hop, sub int) int { return leg*legPlaces + hop*100 + min(sub, 99
 func legFindings(in Input, l *verify.Leg, intent *verify.Intent, n int) []Finding {
 	c := &leg{in: in, Leg: l, intent: intent, n: n}
 	if in.Wire != nil {
-		c.whole = l.Journeys > 0 && l.Arrived == l.Journeys
+		c.whole = l.Journeys > 0 && l.Reached() == l.Journeys
 	} else {
 		c.whole = intent != nil && intent.Arrives(l.Forward)
 	}
@@ -121,10 +127,12 @@ func legFindings(in Input, l *verify.Leg, intent *verify.Intent, n int) []Findin
 		c.check(c.expected(), k, &l.Tail[k])
 	}
 	c.dropped()
+	c.beyond()
 	c.alternatives()
 	c.established()
 	c.foreign()
 	c.lost()
+	c.unseen()
 	c.unanswered()
 	c.notes()
 	return c.found
@@ -175,7 +183,7 @@ func (c *leg) check(hop, k int, ck *verify.Check) {
 
 // aboutTheEnd: packets that arrive do not excuse that they arrive as others, or elsewhere.
 func aboutTheEnd(check string) bool {
-	return check == verify.CheckSource || check == verify.CheckDelivered || check == verify.CheckPort || check == verify.CheckEndpoint
+	return check == verify.CheckSource || check == verify.CheckDelivered || check == verify.CheckPort || check == verify.CheckEndpoint || check == verify.CheckAnswer
 }
 
 // aboutTheWay: without packets nothing shows that another way than the one that was meant gets there as well.
@@ -300,6 +308,12 @@ func (c *leg) dropped() {
 		c.found = append(c.found, def)
 		return
 	}
+	if def, ok := c.ledAstray(d); ok {
+		def.Leg, def.Severity, def.place = c.Name, Error, f.place
+		def.Evidence = append(def.Evidence, f.Evidence...)
+		c.found = append(c.found, def)
+		return
+	}
 	f.Cause, f.Summary = c.nameDrop(d, &f)
 	f.Remedy = c.remedy(f.Cause, &d.Step, nil)
 	c.found = append(c.found, f)
@@ -370,6 +384,37 @@ func (c *leg) alternatives() {
 			f.Severity = Note
 		}
 		c.found = append(c.found, f)
+	}
+}
+
+// beyond lists what the tables show behind the place where the packet dies.
+func (c *leg) beyond() {
+	for _, l := range c.in.Rest[c.n] {
+		way := c.intent.Alternative(l)
+		o := *c
+		o.Leg = &verify.Leg{Name: c.Name, Forward: l}
+		for k := range l.Hops {
+			o.Hops = append(o.Hops, verify.Hop{Hop: l.Hops[k], Expected: true})
+		}
+		f := Finding{Leg: c.Name, Severity: Warning, place: place(c.n, 900, 0)}
+		bad := slices.IndexFunc(way.Checks, func(ck verify.Check) bool { return !ck.OK })
+		switch {
+		case bad >= 0:
+			ck := &way.Checks[bad]
+			f.Node, f.Interface, f.Evidence = ck.Node, ck.Interface, c.checkEvidence(ck)
+			f.Cause, f.Summary = o.nameCheck(ck, &f)
+			f.Remedy = o.remedy(f.Cause, ck.Step, ck)
+		case l.Drop != nil:
+			d := l.Drop
+			f.Node, f.Interface, f.Evidence = d.Node, d.Interface, stepEvidence(&d.Step)
+			f.Cause, f.Summary = o.nameDrop(d, &f)
+			f.Remedy = o.remedy(f.Cause, &d.Step, nil)
+		default:
+			continue
+		}
+		f.Summary = "further on: " + f.Summary
+		c.found = append(c.found, f)
+		return
 	}
 }
 
@@ -472,6 +517,12 @@ func (c *leg) lost() {
 	words := fmt.Sprintf("%d of %d packets seen at %s %s (%s), %d at %s %s (%s)",
 		last.Seen, c.Journeys, last.Node, last.Interface, last.Dir, next.Seen, next.Node, next.Interface, next.Dir)
 	said := c.kernelSaid(last, next)
+	if c.flapped(next.Since, i, words) {
+		return
+	}
+	if c.clashed(last, next, append(append([]string{"wire: " + words}, said...), c.counted(last, next)...), place(c.n, i, 0)-1) {
+		return
+	}
 	for k := range c.found {
 		// a finding further on than the place where the wire stops is not what stopped it
 		at := c.found[k].place >= place(c.n, next.Since, 0) && (!next.Expected || c.found[k].place <= place(c.n, i, 95))
@@ -509,7 +560,37 @@ func (c *leg) lost() {
 	}
 	c.byRule(&f, last, next, next.Lost)
 	c.byContrast(&f, last, next)
+	c.tableFull(&f, last, next)
 	c.found = append(c.found, f)
+}
+
+// unseen reports hops whose captures show none of the packets that passed before and behind them. Only of recorded
+// traffic: a live tap would have to have failed. Where a capture shows the other direction as it should be, packets
+// passed it as something else; where it shows neither, it may have been made with a filter.
+func (c *leg) unseen() {
+	if c.in.Wire == nil || !c.in.Sent.Watching || c.Journeys == 0 {
+		return
+	}
+	other := &c.in.Path.Reply
+	if c.n != 0 {
+		other = &c.in.Path.Request
+	}
+	for i := range c.Hops {
+		h := &c.Hops[i]
+		if h.State != verify.Missing || !h.Expected || i > c.Last && !c.whole {
+			continue
+		}
+		f := Finding{
+			Cause: "unseen-at-" + h.Interface, Leg: c.Name, Node: h.Node, Interface: h.Interface, Severity: Warning, place: place(c.n, i, 96),
+			Summary: fmt.Sprintf("the capture at %s %s shows none of the %d packets that passed there: was it made with a filter?", h.Node, h.Interface, c.Journeys),
+		}
+		if slices.ContainsFunc(other.Hops, func(o verify.Hop) bool { return o.Netns == h.Netns && o.Ifindex == h.Ifindex && o.Seen > 0 }) {
+			f.Severity = Error
+			f.Summary = fmt.Sprintf("the capture at %s %s shows none of the %d packets as they should pass there, only those of the %s: another encapsulation, or other addresses",
+				h.Node, h.Interface, c.Journeys, other.Name)
+		}
+		c.found = append(c.found, f)
+	}
 }
 
 // neverSent: no packet set out, because its sender waits for a neighbour.
@@ -544,6 +625,25 @@ func healed(h *verify.Hop) []string {
 	return []string{fmt.Sprintf("it healed by itself: the first %d packets were lost, and all from %s on came through", h.Lost, h.Healed.Round(time.Millisecond))}
 }
 
+// flapped: packets were lost where an interface went down and came up again meanwhile.
+func (c *leg) flapped(last, next int, words string) bool {
+	for k := last; k <= next; k++ {
+		h := &c.Hops[k]
+		down := slices.ContainsFunc(c.in.Wire.Taps, func(t verify.Tap) bool { return t.Flapped && t.Netns == h.Netns && t.Ifindex == h.Ifindex })
+		if !down {
+			continue
+		}
+		f := Finding{
+			Cause: "link-flap", Leg: c.Name, Node: h.Node, Interface: h.Interface, Severity: Error, place: place(c.n, k, 0),
+			Summary:  fmt.Sprintf("%s %s went down and came up again while podtrace looked; packets were lost meanwhile", h.Node, h.Interface),
+			Evidence: append([]string{"wire: " + words}, healed(&c.Hops[next])...), Remedy: keep["link-flap"],
+		}
+		c.found = append(c.found, f)
+		return true
+	}
+	return false
+}
+
 // missing is the first hop after the last sighting that a tap would have shown; -1: none.
 func (c *leg) missing() int {
 	if c.Last < 0 {
@@ -572,8 +672,27 @@ func (c *leg) explainLoss(f *Finding, last, next *verify.Hop) {
 		f.Evidence = append(f.Evidence, fmt.Sprintf("it left %s and did not reach %s: the network between the nodes", last.Node, next.Node))
 		f.Summary = fmt.Sprintf("%slost between the nodes: %s %s sends it, %s %s does not receive it", share(next.Lost, c.Journeys), last.Node, last.Interface, next.Node, next.Interface)
 		f.Remedy = c.remedy(f.Cause, nil, nil)
+	} else if s := c.carrier(next); s != nil {
+		f.Summary = fmt.Sprintf("%slost between %s %s and %s %s, where a process carries it: %s",
+			share(next.Lost, c.Journeys), last.Node, last.Interface, next.Node, next.Interface, s.Note)
+		f.Evidence = append(f.Evidence, stepEvidence(s)...)
+		f.Remedy = "see whether the process runs (it may hang or be stopped), and restart it"
 	}
 	f.Evidence = append(f.Evidence, c.Forward.Notes...)
+}
+
+// carrier is the step through a process between a hop and the one that its losses count from; nil: there is none.
+func (c *leg) carrier(next *verify.Hop) *forward.Step {
+	for i := next.Since + 1; i < len(c.Hops); i++ {
+		h := &c.Hops[i]
+		if at := slices.IndexFunc(h.Steps, func(s forward.Step) bool { return s.Kind == forward.StepProxy }); at >= 0 {
+			return &h.Steps[at]
+		}
+		if h == next {
+			break
+		}
+	}
+	return nil
 }
 
 // dedup joins findings that name the same cause at the same place: the first keeps its place, unless the

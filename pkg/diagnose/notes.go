@@ -35,13 +35,8 @@ func (c *leg) notes() {
 		}
 	}
 	if c.n == 0 && c.intent != nil {
-		for _, ns := range c.intent.Snapshot.Netns {
-			for _, h := range ns.Cgroup {
-				note(0, Finding{
-					Cause: "cgroup-bpf", Node: ns.Node, Evidence: []string{h.Entry + " tag " + h.Tag},
-					Summary: fmt.Sprintf("%s: a program on the root cgroup sees the packets of every socket: %s %s", ns.Node, h.Where, h.Name),
-				})
-			}
+		for _, f := range cgroupNotes(c.intent.Snapshot) {
+			note(0, f)
 		}
 	}
 	if c.n == 0 && c.in.Sent.Answered > 0 {
@@ -71,4 +66,29 @@ func (c *leg) ages(s *forward.Step) bool {
 	l := c.link(s)
 	return l != nil && l.VXLAN != nil && !l.VXLAN.Learning && l.VXLAN.Ageing > 0 && !s.FDB.ExtLrn &&
 		s.FDB.State&(tables.NUDPermanent|tables.NUDNoARP) == 0
+}
+
+// cgroupNotes are one finding for each cgroup with programs. A packet of the probe does not pass those of a pod: it is
+// sent from podtrace's own cgroup.
+func cgroupNotes(snap *tables.Snapshot) (out []Finding) {
+	for _, ns := range snap.Netns {
+		at := make(map[string]int)
+		for _, h := range ns.Cgroup {
+			i, known := at[h.Cgroup]
+			if !known {
+				i = len(out)
+				at[h.Cgroup] = i
+				out = append(out, Finding{Cause: "cgroup-bpf", Node: ns.Node, Summary: cgroupSummary(ns, h.Cgroup)})
+			}
+			out[i].Evidence = append(out[i].Evidence, h.Entry+" tag "+h.Tag)
+		}
+	}
+	return out
+}
+
+func cgroupSummary(ns *tables.Netns, group string) string {
+	if group == "/" {
+		return fmt.Sprintf("%s: programs on the root cgroup see the packets and calls of every socket", ns.Node)
+	}
+	return fmt.Sprintf("%s %s: programs on the cgroup %s see the packets and calls of its processes' sockets, and not the probe's", ns.Node, ns.Name, group)
 }

@@ -29,6 +29,12 @@ var keep = map[string]string{
 	"wrong-iface":              "start flanneld with the right interface (flannel: --iface=DEVICE or --iface-can-reach), and restart it",
 	"pod-route-wrong":          "restart the pod, so that the CNI plugin sets its routes anew",
 	"dnat-dead-endpoint":       "let kube-proxy write its rules anew (restart it); see the service's EndpointSlices",
+	"nat-port-race":            "give the translation more ports (masquerade --random-fully, without --to-ports); for DNS a cache on each node",
+	"ct-table-full":            "raise net.netfilter.nf_conntrack_max, and see who opens so many connections: conntrack -L | awk '{print $4}' | sort | uniq -c | sort -n",
+	"neigh-table-overflow":     "raise net.ipv4.neigh.default.gc_thresh1, 2 and 3 (net.ipv6 as well)",
+	"link-flap":                "see who takes the interface down (ip monitor link; NetworkManager, networkd, the driver's messages)",
+	"nodeport-no-masq":         "let kube-proxy write its rules anew (restart it; see its clusterCIDR): what comes from outside for another node's pod has to be masqueraded",
+	"etp-local-no-endpoint":    "send to a node that has an endpoint (mend the load balancer's health check), or set externalTrafficPolicy: Cluster",
 	"ct-stale-udp":             "the connection outlived its endpoint: kube-proxy should have deleted it",
 	"ct-stale":                 "the connection outlived its endpoint",
 	"duplicate-pod-ip":         "restart the pod that took the address, and mend the IPAM's state",
@@ -41,6 +47,8 @@ var keep = map[string]string{
 	"vni-mismatch":             "give all nodes the same VNI in net-conf.json, and restart flanneld",
 	"vxlan-port-mismatch":      "give all nodes the same Port in net-conf.json, and restart flanneld",
 	"policy-rule-hijack":       "keep the pod network out of that table (a throw route), or remove the rule's owner (nm-cloud-setup, a VPN client)",
+	"eni-rule-missing":         "restart the CNI's agent; systemd-networkd: ManageForeignRoutingPolicyRules=no",
+	"eni-to-pod-rule-missing":  "restart the CNI's agent; systemd-networkd: ManageForeignRoutingPolicyRules=no",
 	"masq-pod-to-pod":          "put the RETURN for the cluster's CIDR before the masquerade (FLANNEL-POSTRTG), e.g. by restarting flanneld",
 	"forward-policy-drop":      "keep the FLANNEL-FWD accept rules, or set the policy to ACCEPT after Docker starts",
 	"forward-reject-order":     "put the pod network's devices into a trusted zone of the firewall: an accept elsewhere does not stop a later chain",
@@ -66,6 +74,9 @@ func (c *leg) agent() string {
 // remedy is the command that mends the entry now, and what keeps it so.
 func (c *leg) remedy(cause string, s *forward.Step, ck *verify.Check) string {
 	now := c.mend(cause, s, ck)
+	if cause == "etp-local-no-endpoint" { // kube-proxy meant it, and would write the rule again
+		now = ""
+	}
 	lasting := strings.ReplaceAll(keep[cause], "flanneld", c.agent())
 	switch {
 	case now == "":
@@ -117,6 +128,10 @@ func (c *leg) mend(cause string, s *forward.Step, ck *verify.Check) string {
 	case "policy-rule-hijack":
 		if r := s.PolicyRule; r != nil {
 			return run("ip %srule del pref %d", v6Flag(s), r.Priority)
+		}
+	case "eni-to-pod-rule-missing":
+		if r := s.PolicyRule; r != nil && r.Priority > 1 {
+			return run("ip %srule add pref %d to %s lookup main", v6Flag(s), r.Priority-1, s.Target)
 		}
 	case "wrong-destination":
 		if s.Route != nil && s.Route.Type == tables.RouteLocal {

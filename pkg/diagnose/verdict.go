@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/forward"
@@ -52,14 +53,14 @@ func status(in Input, fs []Finding) Status {
 			return Inconclusive
 		}
 		return Broken
-	case req.Arrived == 0, rep.Journeys > 0 && rep.Arrived == 0, noReply(in):
+	case req.Reached() == 0, rep.Journeys > 0 && rep.Reached() == 0, noReply(in):
 		if first == nil {
 			return Inconclusive
 		}
 		return Broken
 	case !in.Sent.Watching && in.Sent.Sent > 0 && in.Sent.Answered == 0 && first != nil:
 		return Broken
-	case req.Arrived < req.Journeys, rep.Arrived < rep.Journeys, !in.Sent.Watching && in.Sent.Answered < in.Sent.Sent:
+	case req.Reached() < req.Journeys, rep.Reached() < rep.Journeys, !in.Sent.Watching && in.Sent.Answered < in.Sent.Sent:
 		return Degraded
 	case first != nil:
 		return Degraded
@@ -80,6 +81,8 @@ func statusByTables(in Input, first *Finding) Status {
 		return Broken
 	case first != nil && (!in.Intent.Arrives(req) || rep.End != forward.Delivered):
 		return Broken
+	case first != nil && !answers(&in.Path.Reply):
+		return Broken // who asked does not take it for an answer
 	case first != nil:
 		return Degraded
 	case !in.Intent.Arrives(req) || rep.End != forward.Delivered:
@@ -89,6 +92,11 @@ func statusByTables(in Input, first *Finding) Status {
 	default:
 		return Healthy
 	}
+}
+
+// answers reports whether a reply comes from the address that was asked.
+func answers(rep *verify.Leg) bool {
+	return !slices.ContainsFunc(rep.Tail, func(ck verify.Check) bool { return ck.Name == verify.CheckAnswer && !ck.OK })
 }
 
 func whyInconclusive(in Input) string {
@@ -118,6 +126,10 @@ func whyInconclusive(in Input) string {
 		return "the request left for " + in.Intent.Dst.IP.String() + ", and no answer came back: what is beyond is not seen" + errorWords(in.Sent.Errors)
 	case noReply(in) && req.Arrived > 0:
 		return "the request arrived at the far end, and nothing was sent back: the tables can't say why" + errorWords(in.Sent.Errors)
+	case in.Sent.Watching && req.Last >= 0:
+		h := &req.Hops[req.Last]
+		return fmt.Sprintf("%d packets were seen up to %s %s, and what becomes of them further on nobody captured; %d came back",
+			req.Journeys, h.Node, h.Interface, rep.Journeys)
 	default:
 		return "the packet was lost where no tap could see it" + errorWords(in.Sent.Errors)
 	}
@@ -172,6 +184,23 @@ func healthyWords(in Input) string {
 	if in.Path.Reply.Journeys == 0 {
 		return fmt.Sprintf("%d packets arrived", in.Path.Request.Arrived)
 	}
-	return fmt.Sprintf("%d of %d requests arrived and %d of %d replies came back; wire, tables and intent agree at every hop",
-		in.Path.Request.Arrived, in.Path.Request.Journeys, in.Path.Reply.Arrived, in.Path.Reply.Journeys)
+	req, rep := &in.Path.Request, &in.Path.Reply
+	if req.Proven == 0 && rep.Proven == 0 {
+		return fmt.Sprintf("%d of %d requests arrived and %d of %d replies came back; wire, tables and intent agree at every hop",
+			req.Arrived, req.Journeys, rep.Arrived, rep.Journeys)
+	}
+	return fmt.Sprintf("%d of %d requests and %d of %d replies arrived, %s; wire, tables and intent agree at every hop that was captured",
+		req.Reached(), req.Journeys, rep.Reached(), rep.Journeys, provenBy(req, rep))
+}
+
+// provenBy says where packets went unseen, and how it is known that they passed.
+func provenBy(legs ...*verify.Leg) string {
+	var out []string
+	for _, l := range legs {
+		if l.Proven > 0 {
+			h := &l.Hops[l.Blind()]
+			out = append(out, fmt.Sprintf("those of the %s by their answers (not captured from %s %s on)", l.Name, h.Node, h.Interface))
+		}
+	}
+	return strings.Join(out, " and ")
 }

@@ -222,6 +222,7 @@ func (c *leg) byContrast(f *Finding, last, next *verify.Hop) {
 		f.Cause = "vxlan-port-underlay-drop"
 		f.Summary = fmt.Sprintf("%s: the network drops UDP port %d; other traffic from node to node passes, and the tables of both are right", where, outer.DstPort)
 		f.Remedy = fmt.Sprintf("allow UDP port %d between the nodes, both ways, in the security group or firewall between them", outer.DstPort)
+	case outer == nil && (passes(ping) || passes(udp)) && c.fromRuleMissing(f, last):
 	case outer == nil && (passes(ping) || passes(udp)):
 		f.Cause = "src-dst-check"
 		f.Summary = fmt.Sprintf("%s: the network drops packets from %s; those from the node's own address pass", where, last.Frame.Src)

@@ -38,7 +38,7 @@ func newCorrelator(cfg Config, plan *plan) *correlator {
 		cfg: cfg, plan: plan, points: len(plan.points), all: 1<<len(plan.points) - 1,
 		flows: newFlowset(cfg.MaxFlows), offset: plan.offset,
 		young: newTable(), old: newTable(), window: plan.window,
-		transit: plan.window / windowPerTransit, events: map[event]uint64{},
+		transit: plan.window / windowPerTransit, events: make(map[event]uint64, usualEvents),
 	}
 	c.longest = c.window
 	return c
@@ -69,6 +69,10 @@ const (
 	eventTwin    // a packet that not all points saw, and that looks like another
 	eventUnclear // packets of which too little is known
 )
+
+// usualEvents is room for what goes wrong on a path of a thousand flows, so that the map does not grow by the length
+// of the files.
+const usualEvents = 1 << 13
 
 // maxEvents bounds the map of events. Flows times points have far fewer unless someone makes them up;
 // what is beyond is unclear.

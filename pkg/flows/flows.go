@@ -27,10 +27,17 @@ type Point struct {
 	Path string
 	// Interface is the number of the interface in the file, from 1; 0 takes all.
 	Interface int
+	// Ifindex takes the packets of one interface of a cooked capture of version 2 (-i any); 0 takes all.
+	Ifindex uint32
 	// VXLANPort is the UDP destination port of encapsulated frames, in host byte order; 0: what the
 	// frames show. VNI is the network they must carry; 0: the one that most carry.
 	VXLANPort uint16
 	VNI       uint32
+}
+
+// takes reports whether a packet of the file is of the point.
+func (p *Point) takes(rec *pcapfile.Record) bool {
+	return (p.Interface == 0 || rec.Interface == p.Interface-1) && (p.Ifindex == 0 || p.Ifindex == rec.Ifindex())
 }
 
 // Translation is one pair of NAT: packets that are Before at one point are After at later ones. Zero

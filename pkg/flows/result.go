@@ -131,23 +131,27 @@ func (v *view) backward(root uint32) bool {
 	return last > first
 }
 
-// direction is positive for forward, negative for backward, 0 if nothing tells.
+// direction is positive for forward, negative for backward, 0 if nothing tells. A flow and its translations are the
+// same packets: their hop limits fall along the path, whatever they are called there.
 func (v *view) direction(root uint32) int {
-	byTTL, votes := 0, 0
+	votes := 0
+	var ttls [MaxPoints]uint8
 	v.c.flows.group(root, func(f *flow) {
 		votes += int(f.votes)
-		ttl := uint8(0)
 		for p := range v.c.points {
-			if f.seen[p] == 0 {
-				continue
+			if f.seen[p] > 0 {
+				ttls[p] = max(ttls[p], f.ttl[p])
 			}
-			if ttl != 0 && byTTL == 0 {
-				byTTL = cmp.Compare(ttl, f.ttl[p])
-			}
-			ttl = f.ttl[p]
 		}
 	})
-	return cmp.Or(byTTL, votes)
+	before := uint8(0)
+	for _, ttl := range ttls[:v.c.points] {
+		if ttl != 0 && before != 0 && ttl != before {
+			return cmp.Compare(before, ttl)
+		}
+		before = cmp.Or(ttl, before)
+	}
+	return votes
 }
 
 // names finds the tuple at the first point of the flow, and the others.

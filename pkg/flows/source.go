@@ -109,7 +109,7 @@ func (s *source) inOrder(ctx context.Context) error {
 // next reads the next packet of the point's interface.
 func (s *source) next(rec *pcapfile.Record) bool {
 	for s.reader.Next(rec) == nil {
-		if s.cfg.Interface == 0 || rec.Interface == s.cfg.Interface-1 {
+		if s.cfg.takes(rec) {
 			return true
 		}
 	}

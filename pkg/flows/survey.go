@@ -86,7 +86,7 @@ func (s *surveyor) sample(p Point, limit int, keep uint64) error {
 			out.whole = true
 			break
 		}
-		if p.Interface != 0 && rec.Interface != p.Interface-1 || !parser.parse(&rec, &x) {
+		if !p.takes(&rec) || !parser.parse(&rec, &x) {
 			continue
 		}
 		if x.flags&sightVXLAN != 0 {
@@ -322,13 +322,12 @@ func (s *surveyor) order(points []int) []int {
 			best = tuple
 		}
 	}
+	reference := slices.IndexFunc(s.samples, func(x sample) bool {
+		return slices.ContainsFunc(x.seen, func(p seen) bool { return p.tuple == best })
+	})
 	place := make([]placed, len(points))
-	reference := -1
 	for _, i := range points {
 		place[i] = s.place(i, reference, best)
-		if reference < 0 && place[i].ok {
-			reference = i
-		}
 	}
 	slices.SortStableFunc(points, func(a, b int) int {
 		x, y := &place[a], &place[b]
@@ -344,14 +343,24 @@ type placed struct {
 	later int64 // ns after the reference point
 }
 
+// place finds the packets of a flow at a point, by its tuple at the reference point: elsewhere a translation may have
+// given them another.
 func (s *surveyor) place(point, reference int, tuple uint64) placed {
 	var p placed
+	if reference < 0 {
+		return p
+	}
 	for _, x := range s.samples[point].seen {
 		if x.tuple == tuple {
 			p.ok, p.ttl = true, max(p.ttl, x.ttl)
 		}
 	}
-	if reference < 0 || !p.ok {
+	common(s.samples[reference].seen, s.samples[point].seen, func(x, y *seen) {
+		if x.tuple == tuple {
+			p.ok, p.ttl = true, max(p.ttl, y.ttl)
+		}
+	})
+	if point == reference || !p.ok {
 		return p
 	}
 	m := s.matches(reference, point)

@@ -8,11 +8,15 @@ import (
 	"github.com/podtrace/podtrace/pkg/tables"
 )
 
-const portForwarding = "forwarding"
+const (
+	portForwarding = "forwarding"
+	portLearning   = "learning"
+)
 
-// portTakes reports whether a bridge reads frames from a port (br_handle_frame).
+// portTakes reports whether a bridge reads frames from a port (br_handle_frame); what comes in by one that is only
+// learning ends behind PREROUTING.
 func portTakes(br, port *tables.Link) bool {
-	return br.Up && port.Up && port.Port != nil && (port.Port.State == portForwarding || port.Port.State == "learning")
+	return br.Up && port.Up && port.Port != nil && (port.Port.State == portForwarding || port.Port.State == portLearning)
 }
 
 // portGives is should_deliver of net/bridge/br_forward.c: whether a frame that came in by one port may
@@ -81,6 +85,10 @@ func (w *walk) bridgeDNAT(h *host, br *tables.Link, p *packet) bool {
 func (w *walk) bridgeDecide(h *host, br, port *tables.Link, p *packet) {
 	if port.Port.Learning {
 		w.leg.state.learned[learnKey{h.ID, p.bridgeKey(br, p.EthSrc)}] = port.Index
+	}
+	if port.Port.State == portLearning {
+		w.drop(ReasonPortState, h, port, h.portStep(port, fmt.Sprintf("port %s is in state learning: it learns addresses and hands nothing on", port.Name)))
+		return
 	}
 	if p.EthDst == br.MAC || p.EthDst.IsMulticast() {
 		w.passUp(h, br, port, p)

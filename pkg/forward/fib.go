@@ -202,12 +202,13 @@ func (h *host) lookupTable(table uint32, q query, rule *tables.Rule) (got []answ
 	if t == nil {
 		return nil, false, nil
 	}
+	var missed netip.Addr
 	for _, rs := range t.Supernets(netip.PrefixFrom(q.dst, q.dst.BitLen())) {
 		if q.dst.Is6() {
 			rs = h.order6(rs, q)
 		}
 		for _, r := range rs {
-			if !routeEligible(r, q) {
+			if !routeEligible(r, q) || r.Dst.Addr() == missed {
 				continue
 			}
 			got, done, throw := h.tryRoute(r, q, rule)
@@ -219,6 +220,11 @@ func (h *host) lookupTable(table uint32, q query, rule *tables.Rule) (got []answ
 			}
 			if done {
 				return got, true, nil
+			}
+			if r.NexthopID != 0 && q.dst.Is4() {
+				// none of an object's next hops will do: fib_table_lookup leaves the whole leaf of the trie,
+				// which is every prefix of this table that begins with the same address
+				missed = r.Dst.Addr()
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -48,6 +49,8 @@ type fibLab struct {
 	sock  *nl.NetlinkSocket
 	links []netlink.Link
 	own   netip.Prefix // holds the devices' subnets
+	// objects are the IPv6 next hops of nexthop objects, as words6 has them.
+	objects map[string]bool
 }
 
 const fibDevs = 5
@@ -55,7 +58,7 @@ const fibDevs = 5
 // newFIBLab makes a namespace with a few veth pairs, both ends inside, so that all have carrier.
 func newFIBLab(t *testing.T, r *rand.Rand) *fibLab {
 	t.Helper()
-	l := &fibLab{t: t, r: r, ns: nstest.New(t), own: netip.MustParsePrefix("10.0.0.0/16")}
+	l := &fibLab{t: t, r: r, ns: nstest.New(t), own: netip.MustParsePrefix("10.0.0.0/16"), objects: make(map[string]bool)}
 	err := l.ns.Do(func() (err error) {
 		if l.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return err
@@ -143,6 +146,49 @@ func (l *fibLab) gateway(dev int, v4 bool) net.IP {
 	return net.ParseIP(fmt.Sprintf("fd00:0:0:%d::%x", dev, 2+l.r.IntN(200)))
 }
 
+// nexthops makes nexthop objects: one a device and family, groups of them, a blackhole of each family.
+func (l *fibLab) nexthops() {
+	var batch strings.Builder
+	for i := range fibDevs {
+		fmt.Fprintf(&batch, "nexthop add id %d via %s dev d%d\n", 1+i, l.gateway(i, true), i)
+		gw := l.gateway(i, false)
+		fmt.Fprintf(&batch, "nexthop add id %d via %s dev d%d\n", 11+i, gw, i)
+		l.objects[fmt.Sprintf("%d/%s", l.links[i].Attrs().Index, gw)] = true
+	}
+	batch.WriteString("nexthop add id 6 dev d0\nnexthop add id 7 blackhole\n")
+	batch.WriteString("nexthop add id 8 group 1/2,3/4\nnexthop add id 9 group 5/1\nnexthop add id 18 group 11/12,3/13\n")
+	l.ip(batch.String())
+	l.ip("nexthop add id 17 blackhole\n", "-6")
+}
+
+// ip runs ip -batch inside.
+func (l *fibLab) ip(batch string, options ...string) {
+	l.t.Helper()
+	l.must(l.ns.Do(func() error {
+		c := exec.Command("ip", append(options, "-batch", "-")...)
+		c.Stdin = strings.NewReader(batch)
+		out, err := c.CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	}))
+}
+
+// objectRoutes puts routes in that name a nexthop object; no two have the same destination, table and metric.
+func (l *fibLab) objectRoutes(n int) {
+	var batch strings.Builder
+	for i := range n {
+		v4 := l.r.IntN(2) == 0
+		id := 1 + l.r.IntN(9)
+		if !v4 {
+			id = []int{11, 12, 13, 14, 15, 17, 18}[l.r.IntN(7)]
+		}
+		fmt.Fprintf(&batch, "route add %s table %d metric %d nhid %d\n", l.prefix(v4), fibTables[l.r.IntN(len(fibTables))], 2000+i, id) // 1024 is the default in IPv6
+	}
+	l.ip(batch.String())
+}
+
 // routes puts random routes in; those that the kernel refuses do not matter.
 func (l *fibLab) routes(n int) (added int) {
 	for range n {
@@ -210,7 +256,7 @@ func (l *fibLab) rules(n int) (added int) {
 
 func (l *fibLab) selectors(ru *netlink.Rule, v4 bool) {
 	for range 1 + l.r.IntN(2) {
-		switch l.r.IntN(9) {
+		switch l.r.IntN(10) {
 		case 0:
 			ru.Src = ipnet(l.prefix(v4))
 		case 1:
@@ -228,6 +274,8 @@ func (l *fibLab) selectors(ru *netlink.Rule, v4 bool) {
 			ru.Dport = netlink.NewRulePortRange(80, uint16(80+l.r.IntN(2)*1000))
 		case 7:
 			ru.Invert = true
+		case 9:
+			ru.UIDRange = netlink.NewRuleUIDRange(uint32(l.r.IntN(2))*1000, uint32(1000+l.r.IntN(2)*500))
 		case 8:
 			if v4 {
 				ru.Tos = 0x10
@@ -246,7 +294,7 @@ type question struct {
 func (l *fibLab) question() question {
 	v4 := l.r.IntN(2) == 0
 	// a question without a protocol is one about UDP (inet_rtm_getroute)
-	q := question{q: query{dst: l.pick(v4), mark: uint32(l.r.IntN(5)), iif: loopback, proto: unix.IPPROTO_UDP}}
+	q := question{q: query{dst: l.pick(v4), mark: uint32(l.r.IntN(5)), iif: loopback, proto: unix.IPPROTO_UDP, uid: uint32(l.r.IntN(4)) * 500}}
 	if v4 && l.r.IntN(4) == 0 {
 		q.q.tos = 0x10
 	}
@@ -258,6 +306,7 @@ func (l *fibLab) question() question {
 	switch l.r.IntN(4) {
 	case 0, 1: // forwarded
 		q.iif, q.q.iif = l.links[d].Attrs().Index, l.links[d].Attrs().Name
+		q.q.uid = 0 // whom forwarded packets belong to
 		for q.q.src = l.pick(v4); v4 && l.own.Contains(q.q.src); {
 			q.q.src = l.pick(v4) // a broadcast address is refused as a source, whatever the tables say
 		}
@@ -313,6 +362,7 @@ func (l *fibLab) ask(q question) (string, error) {
 	if q.q.mark != 0 {
 		add(unix.RTA_MARK, u32(q.q.mark))
 	}
+	add(unix.RTA_UID, u32(q.q.uid))
 	if q.q.proto != 0 {
 		add(rtaIPProto, []byte{q.q.proto})
 		add(rtaSport, binary.BigEndian.AppendUint16(nil, q.q.sport))
@@ -381,12 +431,21 @@ func (l *fibLab) parse(b []byte) (string, error) {
 		if int(msg.Type) == unix.RTN_BLACKHOLE || int(msg.Type) == unix.RTN_UNREACHABLE || int(msg.Type) == unix.RTN_PROHIBIT {
 			return "", syscall.EHOSTUNREACH
 		}
-		return fmt.Sprintf("table %d metric %d type %d via %s", table, metric, msg.Type, strings.Join(hops, " ")), nil
+		return l.words6(table, metric, int(msg.Type), strings.Join(hops, " ")), nil
 	}
 	if msg.Type != unix.RTN_UNICAST && table == unix.RT_TABLE_MAIN {
 		table = unix.RT_TABLE_LOCAL // both are one without policy rules, and the kernel names the wrong half
 	}
 	return fmt.Sprintf("table %d %s/%d tos %d metric %d type %d via %s", table, dst, msg.Dst_len, msg.Tos, metric, msg.Type, strings.Join(hops, " ")), nil
+}
+
+// words6 is an answer in IPv6. The kernel keeps one destination for each CPU with a nexthop object, which names the
+// first of the object's routes that was asked for (rt6_get_pcpu_route): of those, only where they lead is said.
+func (l *fibLab) words6(table, metric uint32, kind int, via string) string {
+	if l.objects[via] {
+		return fmt.Sprintf("object type %d via %s", kind, via)
+	}
+	return fmt.Sprintf("table %d metric %d type %d via %s", table, metric, kind, via)
 }
 
 func parseHops(b []byte) (hops []string) {
@@ -413,14 +472,14 @@ var typeNumber = map[tables.RouteType]int{
 }
 
 // routeWords is an answer in the words of parse: in IPv4 the whole route, in IPv6 the next hop taken.
-func routeWords(a answer, v4 bool) string {
+func (l *fibLab) routeWords(a answer, v4 bool) string {
 	r := a.route
 	if !v4 {
 		gw := ""
 		if a.hop.Gateway.IsValid() {
 			gw = a.hop.Gateway.String()
 		}
-		return fmt.Sprintf("table %d metric %d type %d via %d/%s", r.Table, r.Metric, typeNumber[r.Type], a.hop.Index, gw)
+		return l.words6(r.Table, r.Metric, typeNumber[r.Type], fmt.Sprintf("%d/%s", a.hop.Index, gw))
 	}
 	var hops []string
 	for _, nh := range r.NextHops {
@@ -440,7 +499,9 @@ func TestRouteLookupAgainstKernel(t *testing.T) {
 	asked, found := 0, 0
 	for round := 0; asked < *questionsFlag; round++ {
 		l := newFIBLab(t, r)
+		l.nexthops() // first: random routes may lead a gateway elsewhere
 		routes, rules := l.routes(150), l.rules(r.IntN(12))
+		l.objectRoutes(30)
 		snap, err := tables.Read(t.Context(), []tables.Source{{Netns: l.ns, Node: "n", Name: tables.HostName}})
 		l.must(err)
 		h := New(snap, Options{}).order[0]
@@ -454,15 +515,15 @@ func TestRouteLookupAgainstKernel(t *testing.T) {
 				found++
 				got = nil
 				for _, a := range as {
-					got = append(got, routeWords(a, q.q.dst.Is4()))
+					got = append(got, l.routeWords(a, q.q.dst.Is4()))
 				}
 			}
 			if err != nil {
 				want = "error"
 			}
 			if !slices.Contains(got, want) {
-				t.Errorf("round %d (%d routes, %d rules): dst %s src %s iif %q oif %q mark %d tos %#x proto %d dport %d\n model  %s (%s)\n kernel %s (%v)",
-					round, routes, rules, q.q.dst, q.q.src, q.q.iif, q.q.oif, q.q.mark, q.q.tos, q.q.proto, q.q.dport, got, as[0].reason, want, err)
+				t.Errorf("round %d (%d routes, %d rules): dst %s src %s iif %q oif %q mark %d tos %#x proto %d dport %d uid %d\n model  %s (%s)\n kernel %s (%v)",
+					round, routes, rules, q.q.dst, q.q.src, q.q.iif, q.q.oif, q.q.mark, q.q.tos, q.q.proto, q.q.dport, q.q.uid, got, as[0].reason, want, err)
 				dumpRules(t, h, q)
 				if t.Failed() {
 					return

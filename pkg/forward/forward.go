@@ -263,6 +263,9 @@ type Options struct {
 	// ProxyPort is the UDP port of the nodes' proxies in user space that carry what goes into a TUN device, where
 	// the process itself is not in the snapshot; 0: there are none.
 	ProxyPort uint16
+	// Unread are addresses of endpoints whose namespace was not read: that no station of the snapshot answers for
+	// them means nothing.
+	Unread []netip.Addr
 	// Leases say to which node's address a proxy sends: the ranges that the nodes announced.
 	Leases []Lease
 }

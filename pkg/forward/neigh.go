@@ -77,6 +77,10 @@ func (w *walk) resolveNeigh(h *host, out *tables.Link, next, src netip.Addr) (ma
 		return ether.MAC{}, false, false
 	}
 	failed := n != nil && n.State&tables.NUDFailed != 0
+	if !failed && slices.Contains(w.m.opts.Unread, next) {
+		w.unknown(fmt.Sprintf("whether anybody answers for %s on %s: its namespace was not read", next, out.Name))
+		return ether.MAC{}, false, false
+	}
 	if !ans.outside || failed || w.m.owned(h, out, next) {
 		note := fmt.Sprintf("no entry for %s, and nobody on %s answers for it", next, out.Name)
 		if failed {

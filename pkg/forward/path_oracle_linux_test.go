@@ -187,7 +187,7 @@ var mutations = []mutation{
 		return fmt.Sprintf("ip rule add pref %d fwmark 0x%d lookup 78; ip route replace blackhole default table 78", 50+w.r.IntN(20), 1+w.r.IntN(2))
 	},
 	func(w *world, n string) string {
-		return w.one("bridge link set dev v"+w.podOn(n)+" isolated on", "bridge link set dev v"+w.podOn(n)+" state 0", "ip link set v"+w.podOn(n)+" nomaster",
+		return w.one("bridge link set dev v"+w.podOn(n)+" isolated on", fmt.Sprintf("bridge link set dev v%s state %d", w.podOn(n), w.r.IntN(5)), "ip link set v"+w.podOn(n)+" nomaster",
 			"bridge link set dev v"+w.podOn(n)+" learning off", "bridge link set dev v"+w.podOn(n)+" flood off", "bridge link set dev v"+w.podOn(n)+" hairpin on")
 	},
 	func(w *world, n string) string {

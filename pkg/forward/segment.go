@@ -225,7 +225,7 @@ func (f *flooder) into(h *host, out *tables.Link) bool {
 		return false
 	}
 	br := ph.links[pl.Master]
-	if br == nil || !portTakes(br, pl) {
+	if br == nil || !portTakes(br, pl) || pl.Port.State == portLearning {
 		return false
 	}
 	f.cross(crossing{ph, br, pl, nil}, func() { f.visit(station{ph, br}) })

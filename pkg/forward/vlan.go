@@ -91,16 +91,23 @@ func (h *host) onPort(br, port *tables.Link, mac ether.MAC) bool {
 	})
 }
 
-// tooLong drops a frame that is longer than the port takes (is_skb_forwardable), in silence. Where br_netfilter
-// shows frames to the IP layer, it fragments them instead (br_nf_dev_queue_xmit).
+// tooLong drops a frame that is longer than the port takes (is_skb_forwardable), in silence. Where br_netfilter shows
+// frames to the IP layer, it fragments those that may be, and drops the others (br_nf_dev_queue_xmit).
 func (w *walk) tooLong(h *host, br, port *tables.Link, p *packet) bool {
-	if p.flow.GSO || port.MTU == 0 || p.length <= port.MTU+vlanTag {
+	if p.flow.GSO || port.MTU == 0 || p.length <= port.MTU {
 		return false
 	}
-	if p.physIn != nil && w.m.callsIP(h, br, p) {
-		p.length = port.MTU
+	note := fmt.Sprintf("frame with %d bytes is longer than the MTU %d of the port", p.length, port.MTU)
+	switch {
+	case p.physIn != nil && w.m.callsIP(h, br, p):
+		if !p.flow.DF && p.Dst.Is4() {
+			p.length = port.MTU // of the first fragment
+			return false
+		}
+		note += ", and br_netfilter may not fragment it"
+	case p.length <= port.MTU+vlanTag:
 		return false
 	}
-	w.drop(ReasonTooBig, h, port, h.linkStep(port, fmt.Sprintf("frame with %d bytes is longer than the MTU %d of the port", p.length, port.MTU)))
+	w.drop(ReasonTooBig, h, port, h.linkStep(port, note))
 	return true
 }

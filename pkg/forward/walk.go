@@ -272,6 +272,26 @@ func (m *Model) replyFromOutside(request Leg) []Leg {
 	return done
 }
 
+// Arriving plays a packet that comes in by a device, addressed to it, from where nothing is known. Of a reply, after is
+// the request, whose connections and learned addresses it finds; else nil.
+func (m *Model) Arriving(ns netns.ID, dev tables.Ifindex, f Flow, after *Leg) []Leg {
+	h := m.hosts[ns]
+	if h == nil || h.link(dev) == nil {
+		return nil
+	}
+	l := h.link(dev)
+	var done []Leg
+	w := &walk{m: m, done: &done}
+	w.leg.state = newState()
+	if after != nil {
+		w.leg.state = after.state.clone()
+	}
+	p := newPacket(h, f)
+	p.EthDst, p.Any = l.MAC, p.Any|FieldEthSrc|FieldTTL
+	w.arrive(h, l, p)
+	return done
+}
+
 // replyFlow turns a flow around, as the other end's socket answers it.
 func replyFlow(f Flow) Flow {
 	r := f
@@ -306,7 +326,7 @@ func (m *Model) trace(from netns.ID, f Flow, st worldState) []Leg {
 	w.leg.state = st
 	h := m.hosts[from]
 	if h == nil {
-		w.unknown("the namespace " + from.String() + " is not in the snapshot")
+		w.unknown("the namespace that it starts in was not read")
 		return done
 	}
 	w.send(h, newPacket(h, f))

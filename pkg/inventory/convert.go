@@ -184,6 +184,9 @@ func lease(a map[string]string) (Lease, error) {
 		return Lease{}, err
 	}
 	l.VtepMAC, l.VtepV6MAC, l.VNI = v4.mac, v6.mac, cmp.Or(v4.vni, v6.vni)
+	if announced, ok := a[FlannelBackendType]; ok && announced == "" && l.PublicIP.IsValid() {
+		l.BackendType = "udp" // the one backend that leaves it empty: flannel's pkg/backend/udp/udp_amd64.go
+	}
 	return l, nil
 }
 

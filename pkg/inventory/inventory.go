@@ -85,7 +85,7 @@ const (
 
 // Lease is what flanneld announces about its node; the zero value is "nothing announced".
 type Lease struct {
-	BackendType string     // "vxlan", "host-gw", "wireguard", …
+	BackendType string     // "vxlan", "host-gw", "wireguard", …; "udp" where flanneld left it empty
 	PublicIP    netip.Addr // where the node's tunnel ends; invalid when not announced
 	PublicIPv6  netip.Addr
 	VtepMAC     ether.MAC // of the vxlan device; zero when not announced

@@ -166,6 +166,23 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
+// TestUDPLease: flanneld's backend "udp" writes an empty type, and no other backend does.
+func TestUDPLease(t *testing.T) {
+	for want, annotations := range map[string]string{
+		"udp":  "{flannel.alpha.coreos.com/backend-type: '', flannel.alpha.coreos.com/backend-data: 'null', flannel.alpha.coreos.com/public-ip: 10.1.11.91}",
+		"":     "{flannel.alpha.coreos.com/backend-type: ''}", // nothing is announced
+		"ipip": "{flannel.alpha.coreos.com/backend-type: ipip, flannel.alpha.coreos.com/public-ip: 10.1.11.91}",
+	} {
+		inv, err := inventory.Parse(strings.NewReader("apiVersion: v1\nkind: Node\nmetadata: {name: node1, annotations: " + annotations + "}\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := inv.Nodes[0].Flannel.BackendType; got != want {
+			t.Errorf("%s: %q, want %q", annotations, got, want)
+		}
+	}
+}
+
 func TestReadFile(t *testing.T) {
 	if _, err := inventory.ReadFile("testdata/none.yaml"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("ReadFile of no file = %v", err)

@@ -23,6 +23,9 @@ func Marshal(inv *Inventory) ([]byte, error) {
 	for i := range inv.Nodes {
 		items = append(items, nodeObject(&inv.Nodes[i]))
 	}
+	for i := range inv.Hosts {
+		items = append(items, hostObject(&inv.Hosts[i]))
+	}
 	for i := range inv.Pods {
 		items = append(items, podObject(&inv.Pods[i]))
 	}
@@ -71,11 +74,17 @@ func texts[T interface{ String() string }](list []T) (out []string) {
 	return out
 }
 
+// pluginKeys are annotations by which a network plugin is known, of which no other value is read.
+var pluginKeys = map[string]string{"calico": "projectcalico.org/podtrace", "cilium": "network.cilium.io/podtrace"}
+
 func nodeObject(n *Node) *corev1.Node {
 	o := &corev1.Node{TypeMeta: typed("v1", "Node"), ObjectMeta: metav1.ObjectMeta{Name: n.Name}}
 	a := &o.Annotations
 	setPlace(a, n.Place)
 	set(a, AnnotationVia, n.Via)
+	if key := pluginKeys[n.Plugin]; key != "" {
+		set(a, key, "true") // that it is there tells the plugin; what it says is written as flannel's below
+	}
 	l := n.Flannel
 	set(a, FlannelBackendType, l.BackendType)
 	set(a, FlannelPublicIP, text(l.PublicIP))
@@ -85,12 +94,25 @@ func nodeObject(n *Node) *corev1.Node {
 		set(a, FlannelBackendV6Data, leaseData(l.VtepV6MAC, 0))
 	}
 	o.Spec.PodCIDRs = texts(n.PodCIDRs)
-	for _, ip := range n.InternalIPs {
-		o.Status.Addresses = append(o.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip.String()})
-	}
+	o.Status.Addresses = addresses(n.InternalIPs)
 	if !n.Ready {
 		o.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionFalse}}
 	}
+	return o
+}
+
+func addresses(ips []netip.Addr) (out []corev1.NodeAddress) {
+	for _, ip := range ips {
+		out = append(out, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip.String()})
+	}
+	return out
+}
+
+// hostObject is written as a Node is.
+func hostObject(h *Host) *corev1.Node {
+	o := &corev1.Node{TypeMeta: typed("podtrace.dev/v1", "Host"), ObjectMeta: metav1.ObjectMeta{Name: h.Name}}
+	setPlace(&o.Annotations, h.Place)
+	o.Status.Addresses = addresses(h.IPs)
 	return o
 }
 

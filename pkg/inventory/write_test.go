@@ -27,7 +27,10 @@ func TestMarshalParses(t *testing.T) {
 			},
 			{Name: "node2", Place: Place{PID: 42}},
 			{Name: "node3", Flannel: Lease{BackendType: "host-gw", PublicIP: ip("10.1.11.93")}, Ready: true},
+			{Name: "node4", Flannel: Lease{BackendType: "vxlan", PublicIP: ip("10.1.11.94")}, Plugin: "calico", Ready: true},
+			{Name: "node5", Plugin: "cilium", Ready: true},
 		},
+		Hosts: []Host{{Name: "laptop", IPs: []netip.Addr{ip("10.1.11.35")}, Place: Place{Netns: "/run/netns/laptop"}}},
 		Pods: []Pod{
 			{
 				Namespace: "shop", Name: "cart", Node: "node1", IPs: []netip.Addr{ip("10.244.1.7"), ip("fd00:1::7")}, Phase: "Running",

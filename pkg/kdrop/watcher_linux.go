@@ -23,6 +23,7 @@ const defaultBuffer = 1 << 20
 // Watcher collects drops from Open to Stop. The kernel keeps them in a ring, nothing runs meanwhile.
 // Its methods are not for concurrent use.
 type Watcher struct {
+	lost    uint64 // that the last Take counted
 	reasons *reasons
 	coll    *ebpf.Collection
 	link    link.Link
@@ -143,6 +144,11 @@ func (w *Watcher) Stop() (drops []Drop, lost int, err error) {
 	if err != nil {
 		return nil, 0, fmt.Errorf("detach from tracepoint: %w", err)
 	}
+	return w.Take()
+}
+
+// Take gives what was dropped since Open or the last Take, as Stop does, and goes on.
+func (w *Watcher) Take() (drops []Drop, lost int, err error) {
 	events, err := w.drain()
 	if err != nil {
 		return nil, 0, fmt.Errorf("read kernel drops: %w", err)
@@ -160,7 +166,8 @@ func (w *Watcher) Stop() (drops []Drop, lost int, err error) {
 	}
 	err = locate(drops, events)
 	slices.SortStableFunc(drops, func(a, b Drop) int { return cmp.Compare(a.Time.UnixNano(), b.Time.UnixNano()) })
-	return drops, int(n), err
+	lost, w.lost = int(n-w.lost), n
+	return drops, lost, err
 }
 
 func (w *Watcher) drain() ([]*kfreeEvent, error) {

@@ -13,5 +13,8 @@ func Open(Config) (*Watcher, error) {
 // Stop gives nothing.
 func (w *Watcher) Stop() ([]Drop, int, error) { return nil, 0, nil }
 
+// Take gives nothing.
+func (w *Watcher) Take() ([]Drop, int, error) { return nil, 0, nil }
+
 // Close does nothing.
 func (w *Watcher) Close() error { return nil }

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/podtrace/podtrace/pkg/agent"
+	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/node"
 )
 
@@ -166,7 +167,7 @@ func TestAgentsComeAndGo(t *testing.T) {
 	if left := c.pods(t); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
-	if _, err := n1.Read(t.Context()); err == nil {
+	if _, err := n1.Read(t.Context(), netfilter.ReadOptions{}); err == nil {
 		t.Error("the session goes on")
 	}
 }

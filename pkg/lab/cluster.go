@@ -299,12 +299,10 @@ func (c *cluster) podMTU() int {
 		return c.uplinkMTU()
 	case FlannelUDP:
 		return c.uplinkMTU() - 28 // IPv4 and UDP headers
-	case FlannelDual, FlannelV6:
-		return c.vxlanMTU(true)
 	case CiliumENI:
 		return vpcMTU
 	}
-	return c.vxlanMTU(false)
+	return c.vxlanMTU(false) // with IPv6 too: flannel reckons with 50 bytes then as well, and flannel-v6.1 takes 20 less
 }
 
 // vxlanMTU is that of the VXLAN device: outer Ethernet, IP, UDP and VXLAN headers are 50 bytes with

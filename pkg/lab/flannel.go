@@ -34,6 +34,7 @@ func (c *cluster) planFlannelNode(n node) *plan {
 	c.addPodBridge(p, n)
 	c.addSurroundings(p, n, c.number(n))
 	c.setSysctls(p, "1")
+	c.setFlannelSysctls(p)
 	for _, is6 := range c.families() {
 		p.tables = append(p.tables, c.flannelTables(n, is6)...)
 	}
@@ -59,11 +60,11 @@ func (c *cluster) addVXLAN(p *plan, n node, is6 bool) {
 		index = 6
 	}
 	a := addr{prefix: host(n.vtep(is6))}
-	if !is6 {
-		a.broadcast = n.vtep(is6) // flanneld gives the /32 its own address as broadcast, as document 000 shows
+	if c.spec.Datapath == FlannelVXLAN || c.spec.Datapath == FlannelNAT {
+		a.broadcast = n.vtep(is6) // of an older flanneld, as documents 000 and 001 show; v0.28 sets none
 	}
 	p.links = append(p.links, link{
-		name: c.vtepName(is6), kind: kindVXLAN, index: index, mtu: c.vxlanMTU(is6), mac: n.mac(is6), addrs: []addr{a},
+		name: c.vtepName(is6), kind: kindVXLAN, index: index, mtu: c.vxlanMTU(is6), mac: n.mac(is6), addrs: []addr{a}, noQueue: true,
 		vxlan: vxlan{
 			vni: c.spec.VNI, port: c.spec.Port, local: of(n.ips, is6), dev: n.uplink, gbp: c.spec.GBP, learning: c.spec.Learning,
 		},
@@ -107,9 +108,25 @@ func (c *cluster) addPodBridge(p *plan, n node) {
 	for _, pod := range c.podsOn(n) {
 		p.links = append(p.links, link{
 			name: pod.hostVeth, kind: kindVeth, index: pod.hostIndex, mtu: c.podMTU(), mac: pod.hostMAC,
-			master: bridgeName, hairpin: true, peerNetns: pod.name, peer: "eth0",
+			master: bridgeName, hairpin: true, noQueue: true, peerNetns: pod.name, peer: "eth0",
 		})
 	}
+}
+
+// setFlannelSysctls are those that flanneld sets of its VXLAN devices, and the plugin bridge of the bridge and its ports.
+func (c *cluster) setFlannelSysctls(p *plan) {
+	for _, l := range p.links {
+		ours := l.kind == kindVXLAN && (l.name == c.vtepName(false) || l.name == c.vtepName(true)) || l.name == bridgeName || l.master == bridgeName
+		if ours {
+			p.setSysctl("ipv6/conf/"+l.name+"/accept_ra", "0")
+		}
+	}
+}
+
+// setFlannelPodSysctls are those that the plugin bridge sets in a pod.
+func setFlannelPodSysctls(p *plan) {
+	p.setSysctl("ipv4/conf/eth0/arp_notify", "1")
+	p.setSysctl("ipv6/conf/eth0/accept_dad", "0")
 }
 
 // flannelPod gives the addresses and routes of a pod.
@@ -145,7 +162,7 @@ func (c *cluster) flannelTables(n node, is6 bool) []nftTable {
 	}}
 	postrouting := nftChain{name: "POSTROUTING", typ: "nat", hook: "postrouting", priority: 100}
 	if !is6 {
-		postrouting.rules = append(postrouting.rules, nftRule{src: c.dockerNet().Masked(), oif: "docker0", notOif: true, action: actionMasquerade})
+		postrouting.rules = append(postrouting.rules, nftRule{src: c.dockerNet().Masked(), oif: "docker0", notOif: true, action: actionMasquerade, inOrder: true})
 	}
 	postrouting.rules = append(postrouting.rules, nftRule{action: actionJump, jump: postrtg.name, comment: masq})
 	flannelFwd := nftChain{name: "FLANNEL-FWD", rules: []nftRule{

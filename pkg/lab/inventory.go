@@ -120,7 +120,10 @@ func (c *cluster) announceFlannel(n node) object {
 	a := object{flannelPrefix + "backend-type": "vxlan", flannelPrefix + "kube-subnet-manager": "true"}
 	switch c.spec.Datapath {
 	case FlannelHostGW, FlannelUDP:
-		a[flannelPrefix+"backend-type"] = strings.TrimPrefix(c.spec.Datapath, "flannel-")
+		a[flannelPrefix+"backend-type"] = "host-gw"
+		if c.spec.Datapath == FlannelUDP {
+			a[flannelPrefix+"backend-type"] = "" // its lease does not say (flannel's pkg/backend/udp/udp_amd64.go)
+		}
 		a[flannelPrefix+"backend-data"] = "null"
 	default:
 		for _, is6 := range c.families() {

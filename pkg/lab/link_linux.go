@@ -180,11 +180,15 @@ func linkAttrs(l link) ([]*nl.RtAttr, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []*nl.RtAttr{
+	attrs := []*nl.RtAttr{
 		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(l.name)),
 		nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(l.mtu))),
 		nl.NewRtAttr(unix.IFLA_ADDRESS, mac),
-	}, nil
+	}
+	if l.noQueue {
+		attrs = append(attrs, nl.NewRtAttr(unix.IFLA_TXQLEN, nl.Uint32Attr(0)))
+	}
+	return attrs, nil
 }
 
 // addLinks makes the devices other than veths that are missing.
@@ -220,6 +224,9 @@ func (s *space) addLink(l link, have linkSet) error {
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.Index, attrs.MTU, attrs.HardwareAddr = l.name, l.index, l.mtu, mac
+	if l.noQueue {
+		attrs.TxQLen = 0
+	}
 	if l.kind == kindBridge {
 		return s.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
 	}
@@ -266,6 +273,11 @@ func (s *space) setLink(want link, l netlink.Link, have linkSet) error {
 	// After the master: a bridge that was given no MTU takes its ports'.
 	if l.Attrs().MTU != want.mtu || want.kind == kindBridge {
 		if err := s.nl.LinkSetMTU(l, want.mtu); err != nil {
+			return err
+		}
+	}
+	if want.noQueue && l.Attrs().TxQLen != 0 { // the kernel gives a device one that it is asked to queue for: a tc program's
+		if err := s.nl.LinkSetTxQLen(l, 0); err != nil {
 			return err
 		}
 	}

@@ -46,13 +46,16 @@ const (
 	rangeProtoRandomFully = 1 << 4 // NF_NAT_RANGE_PROTO_RANDOM_FULLY
 )
 
-// xtMasquerade is "-j MASQUERADE --random-fully", or "--to-ports N".
-func xtMasquerade(family, port int) []expr.Any {
+// xtMasquerade is "-j MASQUERADE", with "--random-fully" or with "--to-ports N".
+func xtMasquerade(family int, r nftRule) []expr.Any {
 	flags := uint(rangeProtoRandomFully)
-	if port != 0 {
+	switch {
+	case r.toPort != 0:
 		flags = rangeProtoSpecified
+	case r.inOrder:
+		flags = 0
 	}
-	to := uint16(port) //nolint:gosec // a port
+	to := uint16(r.toPort) //nolint:gosec // a port
 	var info xt.InfoAny = &xt.NatIPv4MultiRangeCompat{{
 		Flags: flags, MinIP: net.IPv4zero.To4(), MaxIP: net.IPv4zero.To4(), MinPort: to, MaxPort: to,
 	}}
@@ -63,17 +66,17 @@ func xtMasquerade(family, port int) []expr.Any {
 }
 
 // masquerade is the same in nftables' own terms.
-func masquerade(_, port int) []expr.Any {
-	if port == 0 {
-		return []expr.Any{&expr.Masq{FullyRandom: true}}
+func masquerade(_ int, r nftRule) []expr.Any {
+	if r.toPort == 0 {
+		return []expr.Any{&expr.Masq{FullyRandom: !r.inOrder}}
 	}
 	return []expr.Any{
-		&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(uint16(port))}, //nolint:gosec // a port
+		&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(uint16(r.toPort))}, //nolint:gosec // a port
 		&expr.Masq{ToPorts: true, RegProtoMin: 1},
 	}
 }
 
-func writeTables(conn *nftables.Conn, tables []nftTable, masq func(family, port int) []expr.Any) error {
+func writeTables(conn *nftables.Conn, tables []nftTable, masq func(family int, r nftRule) []expr.Any) error {
 	conn.FlushRuleset()
 	for _, t := range tables {
 		writeTable(conn, t, masq)
@@ -81,7 +84,7 @@ func writeTables(conn *nftables.Conn, tables []nftTable, masq func(family, port 
 	return conn.Flush()
 }
 
-func writeTable(conn *nftables.Conn, t nftTable, masq func(family, port int) []expr.Any) {
+func writeTable(conn *nftables.Conn, t nftTable, masq func(family int, r nftRule) []expr.Any) {
 	table := conn.AddTable(&nftables.Table{Family: nftFamily(t.family), Name: t.name})
 	chains := make([]*nftables.Chain, len(t.chains))
 	for i, c := range t.chains { // all of them first: rules jump to chains below
@@ -91,7 +94,7 @@ func writeTable(conn *nftables.Conn, t nftTable, masq func(family, port int) []e
 		for _, r := range c.rules {
 			act := actionExprs(r)
 			if r.action == actionMasquerade {
-				act = masq(t.family, r.toPort)
+				act = masq(t.family, r)
 			}
 			exprs := append(append(ruleExprs(t.family, r), &expr.Counter{}), act...)
 			conn.AddRule(&nftables.Rule{Table: table, Chain: chains[i], Exprs: exprs, UserData: ruleComment(r)})

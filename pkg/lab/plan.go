@@ -50,6 +50,8 @@ type link struct {
 	mac   string // empty: it has none
 	addrs []addr
 	down  bool
+	// noQueue: a transmit queue length of 0, which flanneld and the CNI plugin bridge give their devices.
+	noQueue bool
 	// noOffload: no checksum and segmentation offload, as GSO frames pass links that are too small.
 	noOffload bool
 
@@ -185,6 +187,7 @@ type nftRule struct {
 	jump           string     // chain, of actionJump
 	to             netip.Addr // of actionDNAT and actionSNAT
 	toPort         int        // of actionMasquerade; 0: any
+	inOrder        bool       // actionMasquerade without --random-fully
 	comment        string
 }
 

@@ -158,8 +158,10 @@ func TestEachFaultChangesTheLab(t *testing.T) {
 
 func TestSpecErrors(t *testing.T) {
 	for want, s := range map[string]Spec{
-		"no such datapath":               {Datapath: "weave"},
-		"24 bits":                        {VNI: 1 << 24},
+		"no such datapath": {Datapath: "weave"},
+		"24 bits":          {VNI: 1 << 24},
+		"device after it, and the name would be too long": {VNI: 10000000},
+		"at most 9999":                   {Datapath: FlannelDual, VNI: 10000},
 		"no UDP port":                    {Port: 70000},
 		"MTU 100":                        {MTU: 100},
 		"not for flannel-udp":            {Datapath: FlannelUDP, VNI: 3},
@@ -228,7 +230,7 @@ func TestAnnotations(t *testing.T) {
 		FlannelVXLAN:  {fl + "backend-type": "vxlan", fl + "backend-data": `{"VNI":1,"VtepMAC":"1e:0f:7e:bb:26:2b"}`, fl + "public-ip": "10.1.11.91"},
 		"vxlan 42":    {fl + "backend-data": `{"VNI":42,"VtepMAC":"1e:0f:7e:bb:26:2b"}`},
 		FlannelHostGW: {fl + "backend-type": "host-gw", fl + "backend-data": "null", fl + "public-ip": "10.1.11.91"},
-		FlannelUDP:    {fl + "backend-type": "udp", fl + "backend-data": "null"},
+		FlannelUDP:    {fl + "backend-type": "", fl + "backend-data": "null"},
 		FlannelDual: {
 			fl + "backend-data": `{"VNI":1,"VtepMAC":"1e:0f:7e:bb:26:2b"}`, fl + "public-ip": "10.1.11.91",
 			fl + "backend-v6-data": `{"VNI":1,"VtepMAC":"02:e6:0a:f4:00:01"}`, fl + "public-ipv6": "fd00:10:1:11::91",

@@ -56,7 +56,7 @@ var surroundings = []string{"docker0", "k3s", "kind", "libvirt"}
 type Spec struct {
 	Datapath string `json:"datapath,omitempty"` // one of Datapaths; "": FlannelVXLAN
 	// Of the VXLAN device of a flannel datapath.
-	VNI      int  `json:"vni,omitempty"`  // 1 to 1<<24-1; 0: 1
+	VNI      int  `json:"vni,omitempty"`  // 1 to 9999999, with IPv6 to 9999; 0: 1
 	Port     int  `json:"port,omitempty"` // UDP; 0: 8472
 	GBP      bool `json:"gbp,omitempty"`
 	Learning bool `json:"learning,omitempty"`
@@ -121,12 +121,22 @@ func (s Spec) checkVXLAN() error {
 	switch {
 	case s.VNI < 0 || s.VNI > 1<<24-1:
 		return fmt.Errorf("VNI %d is not of 24 bits", s.VNI)
+	case s.VNI > s.mostVNI():
+		return fmt.Errorf("VNI %d: flannel names the device after it, and the name would be too long for the kernel; at most %d", s.VNI, s.mostVNI())
 	case s.Port < 0 || s.Port > 65535:
 		return fmt.Errorf("port %d is no UDP port", s.Port)
 	case s.MTU != 0 && (s.MTU < least || s.MTU > most):
 		return fmt.Errorf("MTU %d is not within %d and %d", s.MTU, least, most)
 	}
 	return nil
+}
+
+// mostVNI is the largest number that fits into the 15 bytes of a device's name behind "flannel." or "flannel-v6.".
+func (s Spec) mostVNI() int {
+	if s.Datapath == FlannelDual || s.Datapath == FlannelV6 {
+		return 9999
+	}
+	return 9999999
 }
 
 func (s Spec) checkServices() error {

@@ -285,7 +285,11 @@ func (c *cluster) planPod(p pod) *plan {
 	default:
 		eth0.addrs, pl.routes = c.flannelPod(n, p)
 	}
+	eth0.noQueue = c.bridged()
 	pl.links = []link{eth0}
 	c.setSysctls(pl, "0")
+	if c.bridged() {
+		setFlannelPodSysctls(pl)
+	}
 	return pl
 }

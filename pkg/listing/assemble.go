@@ -37,7 +37,7 @@ func assemble(c *collector) *Listing {
 	if c.dropped > 0 {
 		c.note("%d more lines that were not understood are not shown", c.dropped)
 	}
-	l.Inventory, l.NotUnderstood, l.Notes = &c.kube.inv, c.unread, c.notes
+	l.Inventory, l.NotUnderstood, l.Notes, l.Leftovers = &c.kube.inv, c.unread, c.notes, c.leftovers
 	return l
 }
 

@@ -17,6 +17,8 @@ type collector struct {
 	unread  []Line
 	dropped int // unread lines beyond maxUnread
 	notes   []string
+
+	leftovers []Leftover
 }
 
 func (c *collector) note(format string, args ...any) {

@@ -81,14 +81,15 @@ func TestDocumentHealthy(t *testing.T) {
 	if r.Datapath != "flannel-vxlan" {
 		t.Errorf("datapath %q", r.Datapath)
 	}
-	notes := strings.Join(l.Notes, "\n")
-	for _, mac := range []string{"06:ee:53:fd:1a:a9", "36:36:40:76:1c:9f"} {
-		if !strings.Contains(notes, "left over: "+mac) {
-			t.Errorf("the stale row of %s is not noted: %s", mac, notes)
+	var macs []string
+	for _, f := range l.Leftovers {
+		macs = append(macs, f.Entry[:17])
+		if f.Node != "k8s-node01" || f.Interface != "flannel.1" || f.File != "node1-tables.txt" {
+			t.Errorf("left over: %+v", f)
 		}
 	}
-	if n := strings.Count(notes, "left over"); n != 2 {
-		t.Errorf("%d rows are noted as left over, want 2", n)
+	if want := []string{"06:ee:53:fd:1a:a9", "36:36:40:76:1c:9f"}; !slices.Equal(macs, want) {
+		t.Errorf("left over %q, want %q", macs, want)
 	}
 	// what the walk does not show is said, beside the verdict
 	said := strings.Join(r.Incomplete, "\n")

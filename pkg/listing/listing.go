@@ -71,8 +71,10 @@ type Listing struct {
 	// NotUnderstood are lines of outputs of known commands, and unknown ones of texts without a prompt.
 	NotUnderstood []Line
 	// Notes say what was concluded on the way: whose namespace an output shows, what contradicts what.
-	Notes   []string
-	origins map[entryKey][]Origin
+	Notes []string
+	// Leftovers are FDB rows of VTEPs that are gone: no fault, and easily taken for one.
+	Leftovers []Leftover
+	origins   map[entryKey][]Origin
 }
 
 // entryKey names a row as evidence shows it.

@@ -6,7 +6,14 @@ import (
 	"github.com/podtrace/podtrace/pkg/tables"
 )
 
-// leftovers notes the FDB rows of vxlan devices that nothing uses any more: no neighbour entry of the device
+// Leftover is an FDB row of a vxlan device that nothing uses any more.
+type Leftover struct {
+	Origin
+	Node, Interface string
+	Entry           string // as Netns.FormatFDB prints it
+}
+
+// leftovers finds the FDB rows of vxlan devices that nothing uses any more: no neighbour entry of the device
 // leads to their MAC, and no node announces it. They harm nobody, and look like a fault to who reads them.
 func (b *builder) leftovers(nodes []inventory.Node) {
 	type entry struct {
@@ -27,7 +34,7 @@ func (b *builder) leftovers(nodes []inventory.Node) {
 			continue
 		}
 		if !used[entry{f.Index, f.MAC}] && !announced[f.MAC] {
-			b.c.note("%s: left over: %s: no neighbour entry of %s leads to this MAC, and no node announces it", b.at.fdb[i], b.ns.FormatFDB(f), l.Name)
+			b.c.leftovers = append(b.c.leftovers, Leftover{Origin: b.at.fdb[i], Node: b.ns.Node, Interface: l.Name, Entry: b.ns.FormatFDB(f)})
 		}
 	}
 }

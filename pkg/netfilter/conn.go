@@ -6,6 +6,14 @@ import (
 	"slices"
 )
 
+// ReadOptions bounds which tracked connections are read.
+type ReadOptions struct {
+	// Addrs keeps the connections that touch one of these addresses, and those between two of Nodes; both nil keep
+	// all, up to maxConns.
+	Addrs []netip.Addr
+	Nodes []netip.Addr
+}
+
 // Tuple is one direction of a connection. Of ICMP SrcPort is the identifier and DstPort 0.
 type Tuple struct {
 	Src     netip.Addr `json:"src"`

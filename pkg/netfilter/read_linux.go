@@ -3,8 +3,8 @@ package netfilter
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,14 +14,11 @@ import (
 	"github.com/podtrace/podtrace/pkg/netns"
 )
 
-// ReadOptions bounds what is read.
-type ReadOptions struct {
-	// Addrs keeps the connections that touch one of these addresses; nil keeps all, up to maxConns.
-	Addrs []netip.Addr
-}
-
 // maxConns bounds the connections of a snapshot.
 const maxConns = 65536
+
+// manyConns is when the kernel is asked to choose: to take a longer table whole costs more than to ask for each address.
+const manyConns = 8192
 
 // Read takes the rules of both backends and the tracked connections of a namespace. What can't be read
 // is named in Incomplete; nothing is created by asking.
@@ -144,6 +141,9 @@ func (r *Ruleset) readConns(h *netns.Handle, o ReadOptions) error {
 	if err != nil || conn == nil {
 		return err
 	}
+	if o.Addrs != nil && count > manyConns {
+		return errors.Join(r.askConns(h, o), conn.Close())
+	}
 	defer conn.Close() //nolint:errcheck // only read
 	flows, err := conn.Dump(nil)
 	if err != nil {
@@ -171,7 +171,7 @@ func (o ReadOptions) wants(e Entry) bool {
 			return true
 		}
 	}
-	return false
+	return e.Orig.Src != e.Orig.Dst && slices.Contains(o.Nodes, e.Orig.Src) && slices.Contains(o.Nodes, e.Orig.Dst)
 }
 
 func entryOf(f *conntrack.Flow) Entry {

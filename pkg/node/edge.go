@@ -257,11 +257,11 @@ func (e *Edge) at(id netns.ID) *member {
 }
 
 // Read takes the tables of all open namespaces, in the order of Sources.
-func (e *Edge) Read(ctx context.Context) (*tables.Snapshot, error) {
+func (e *Edge) Read(ctx context.Context, conns netfilter.ReadOptions) (*tables.Snapshot, error) {
 	var mu sync.Mutex
 	byID := make(map[netns.ID]*tables.Netns)
 	err := e.each(func(m *member) error {
-		s, err := m.Read(ctx)
+		s, err := m.Read(ctx, conns)
 		if err != nil {
 			return err
 		}

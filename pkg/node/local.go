@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +28,8 @@ import (
 type Local struct {
 	mu   sync.RWMutex // write: while namespaces are opened or closed
 	open resolve.Namespaces
+	// reserve has rings for the taps to come; nil: none were asked for
+	reserve *capture.Reserve
 }
 
 var _ Node = (*Local)(nil)
@@ -56,14 +60,38 @@ func (l *Local) Open(_ context.Context, wants []resolve.Want) ([]netns.ID, error
 func (l *Local) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.reserve.Close()
 	return l.open.Close()
 }
 
+// makeRings begins to make rings: one for a pod, and for a node as many as the usual path has (the pod's veth, a
+// bridge, a tunnel, the uplink).
+func (l *Local) makeRings(cfg CaptureConfig) {
+	const perNode = 4
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.reserve != nil {
+		return
+	}
+	want := make(map[*netns.Handle]int)
+	for _, s := range l.open.Sources() {
+		want[s.Netns] = 1
+		if s.Name == tables.HostName {
+			want[s.Netns] = perNode
+		}
+	}
+	l.reserve = capture.NewReserve(capture.Config{SnapLen: cfg.SnapLen}, want)
+}
+
 // Read takes a snapshot.
-func (l *Local) Read(ctx context.Context) (*tables.Snapshot, error) {
+func (l *Local) Read(ctx context.Context, conns netfilter.ReadOptions) (*tables.Snapshot, error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return tables.Read(ctx, l.open.Sources())
+	sources := slices.Clone(l.open.Sources())
+	for i := range sources {
+		sources[i].Conns = conns
+	}
+	return tables.Read(ctx, sources)
 }
 
 // handle finds an open namespace. The caller holds the lock.
@@ -145,7 +173,7 @@ func (l *Local) Rules(_ context.Context, ns netns.ID) ([]netfilter.RuleCounter, 
 	if err != nil {
 		return nil, err
 	}
-	rs, err := netfilter.Read(h, netfilter.ReadOptions{})
+	rs, err := netfilter.Read(h, netfilter.ReadOptions{Addrs: []netip.Addr{}}) // no connections
 	if err != nil {
 		return nil, err
 	}
@@ -161,23 +189,49 @@ func (l *Local) Capture(ctx context.Context, cfg CaptureConfig) (Capture, error)
 	defer l.mu.RUnlock()
 	c := &localCapture{}
 	full := capture.Config{
-		SnapLen: cfg.SnapLen, MaxFrames: frameBudget(cfg),
-		OnFrame: func(capture.Frame) { c.last.Store(time.Now().UnixNano()) },
-	}
-	for _, t := range cfg.Taps {
-		h, err := l.handle(t.Netns)
-		if err != nil {
-			return nil, err
-		}
-		full.Points = append(full.Points, capture.Point{ID: t.ID, Netns: h, Ifindex: t.Ifindex, Interface: t.Interface, Filter: t.Filter})
+		SnapLen: cfg.SnapLen, MaxFrames: frameBudget(cfg), MaxTotal: cfg.MaxTotal, Engine: cfg.Engine, Reserve: l.reserve,
+		OnFrame: func(*capture.Frame) { c.last.Store(time.Now().UnixNano()) },
 	}
 	var err error
+	if full.Points, err = l.points(cfg.Taps); err != nil {
+		return nil, err
+	}
 	if c.session, err = capture.Open(ctx, full); err != nil {
 		return nil, err
 	}
 	c.last.Store(time.Now().UnixNano())
 	c.session.Start()
 	return c, nil
+}
+
+// points are the taps with their namespaces. The caller holds the lock.
+func (l *Local) points(taps []Tap) (out []capture.Point, err error) {
+	for _, t := range taps {
+		h, err := l.handle(t.Netns)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, capture.Point{ID: t.ID, Netns: h, Ifindex: t.Ifindex, Interface: t.Interface, Filter: t.Filter})
+	}
+	return out, nil
+}
+
+// Stream arms taps that hand every frame on and keep none: see capture.Config.Stream.
+func (l *Local) Stream(ctx context.Context, cfg CaptureConfig, onFrame func(*capture.Frame), onRound func() time.Duration) (*capture.Session, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	points, err := l.points(cfg.Taps)
+	if err != nil {
+		return nil, err
+	}
+	s, err := capture.Open(ctx, capture.Config{
+		Points: points, SnapLen: cfg.SnapLen, Engine: cfg.Engine, Reserve: l.reserve, Stream: true, OnFrame: onFrame, OnRound: onRound,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.Start()
+	return s, nil
 }
 
 // frameBudget is how many frames a tap may keep so that all taps together stay within the budget.

@@ -32,8 +32,9 @@ type Node interface {
 	Machine() Machine
 	// Open opens namespaces, each once, and gives their identities in that order. They stay open until Close.
 	Open(ctx context.Context, wants []resolve.Want) ([]netns.ID, error)
-	// Read takes the tables of every open namespace, in the order in which they were opened.
-	Read(ctx context.Context) (*tables.Snapshot, error)
+	// Read takes the tables of every open namespace, in the order in which they were opened, with the tracked
+	// connections that are wanted.
+	Read(ctx context.Context, conns netfilter.ReadOptions) (*tables.Snapshot, error)
 	// Ask puts lookups to the kernel of an open namespace; the answers run along the questions.
 	Ask(ctx context.Context, ns netns.ID, qs []Question) ([]Answer, error)
 	// Counters reads the counters of every open namespace. One that could not be read is left out.
@@ -113,6 +114,9 @@ type CaptureConfig struct {
 	Taps    []Tap `json:"taps"`
 	SnapLen int   `json:"snapLen,omitempty"` // bytes of a frame that are kept; 0: headers only
 	Budget  int   `json:"-"`                 // bytes of frames that are kept in all; 0: much
+	// MaxTotal bounds the frames of all taps of a node; the capture is over with the last that fits. 0: no bound.
+	MaxTotal int            `json:"maxTotal,omitempty"`
+	Engine   capture.Engine `json:"engine,omitempty"`
 }
 
 // Capture is a running capture.

@@ -47,7 +47,7 @@ func (e *Edge) Capture(ctx context.Context, cfg CaptureConfig) (*Taps, error) {
 		if len(p.taps) == 0 {
 			return nil
 		}
-		mine := CaptureConfig{SnapLen: cfg.SnapLen}
+		mine := CaptureConfig{SnapLen: cfg.SnapLen, MaxTotal: cfg.MaxTotal, Engine: cfg.Engine}
 		for _, tap := range p.taps {
 			tap.Netns = tap.Netns.On(0)
 			mine.Taps = append(mine.Taps, tap)
@@ -62,12 +62,41 @@ func (e *Edge) Capture(ctx context.Context, cfg CaptureConfig) (*Taps, error) {
 		return nil
 	})
 	if err != nil {
-		_, _ = t.stop(context.WithoutCancel(ctx))
+		_, _, _ = t.stop(context.WithoutCancel(ctx))
 		return nil, err
 	}
 	t.begin = time.Now()
 	return t, nil
 }
+
+// MakeRings begins to make rings on this machine, before it is known for which interfaces.
+func (e *Edge) MakeRings(cfg CaptureConfig) {
+	for _, m := range e.members {
+		if l, ok := m.Node.(*Local); ok {
+			l.makeRings(cfg)
+		}
+	}
+}
+
+// Stream arms taps that hand every frame on and keep none, where all nodes are namespaces of this machine.
+func (e *Edge) Stream(ctx context.Context, cfg CaptureConfig, onFrame func(*capture.Frame), onRound func() time.Duration) (*capture.Session, error) {
+	if len(e.members) != 1 {
+		return nil, ErrFar
+	}
+	l, ok := e.members[0].Node.(*Local)
+	if !ok {
+		return nil, ErrFar
+	}
+	taps := slices.Clone(cfg.Taps)
+	for i := range taps {
+		taps[i].Netns = taps[i].Netns.On(0)
+	}
+	cfg.Taps = taps
+	return l.Stream(ctx, cfg, onFrame, onRound)
+}
+
+// ErrFar is the error for what can be done on nodes of this machine only.
+var ErrFar = errors.New("the nodes are on other machines")
 
 // ArmDuration is how long the slowest node took.
 func (t *Taps) ArmDuration() time.Duration { return t.arm }
@@ -95,8 +124,11 @@ func (t *Taps) Idle(ctx context.Context) time.Duration {
 // Stop ends the capture on all nodes. The points come in the order of the taps, the frames in the order of time, by
 // this machine's clock.
 func (t *Taps) Stop(ctx context.Context) capture.Result {
-	stats, frames := t.stop(ctx)
-	r := capture.Result{Frames: frames}
+	stats, frames, cut := t.stop(ctx)
+	r := capture.Result{Frames: frames, Cut: cut}
+	if !cut.IsZero() { // where it was over first, it is over for all
+		r.Frames = slices.DeleteFunc(r.Frames, func(f capture.Frame) bool { return f.Time.After(cut) })
+	}
 	for _, tap := range t.taps {
 		s, ok := stats[tap.ID]
 		if !ok {
@@ -108,8 +140,8 @@ func (t *Taps) Stop(ctx context.Context) capture.Result {
 	return r
 }
 
-func (t *Taps) stop(ctx context.Context) (map[int]capture.PointStats, []capture.Frame) {
-	stats := make(map[int]capture.PointStats)
+func (t *Taps) stop(ctx context.Context) (stats map[int]capture.PointStats, frames []capture.Frame, cut time.Time) {
+	stats = make(map[int]capture.PointStats)
 	results := make([]capture.Result, len(t.parts))
 	var wg sync.WaitGroup
 	for i, p := range t.parts {
@@ -123,9 +155,11 @@ func (t *Taps) stop(ctx context.Context) (map[int]capture.PointStats, []capture.
 		})
 	}
 	wg.Wait()
-	var frames []capture.Frame
 	for i, p := range t.parts {
 		ahead := p.m.Machine().Ahead
+		if at := results[i].Cut.Add(-ahead); !results[i].Cut.IsZero() && (cut.IsZero() || at.Before(cut)) {
+			cut = at
+		}
 		for _, f := range results[i].Frames {
 			if slices.ContainsFunc(p.taps, func(tap Tap) bool { return tap.ID == f.Point }) {
 				f.Time = f.Time.Add(-ahead)
@@ -136,7 +170,7 @@ func (t *Taps) stop(ctx context.Context) (map[int]capture.PointStats, []capture.
 			stats[s.ID] = s
 		}
 	}
-	return stats, frames
+	return stats, frames, cut
 }
 
 // DropWatch watches the kernels of all machines, each once.
@@ -217,6 +251,25 @@ func (w *DropWatch) Stop(ctx context.Context) (drops []kdrop.Drop, lost int, err
 		drops, lost = append(drops, ds...), lost+n
 	}
 	slices.SortStableFunc(drops, func(a, b kdrop.Drop) int { return a.Time.Compare(b.Time) })
+	return drops, lost, errs
+}
+
+// Take gives what was dropped since the watch began or the last Take, and goes on: of kernels that can, which this
+// machine's does.
+func (w *DropWatch) Take() (drops []kdrop.Drop, lost int, errs []error) {
+	for _, p := range w.parts {
+		run, ok := p.run.(interface {
+			Take() ([]kdrop.Drop, int, error)
+		})
+		if !ok {
+			continue
+		}
+		ds, n, err := run.Take()
+		if err != nil {
+			errs = append(errs, err)
+		}
+		drops, lost = append(drops, ds...), lost+n
+	}
 	return drops, lost, errs
 }
 

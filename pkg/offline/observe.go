@@ -1,179 +1,193 @@
 package offline
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"time"
 
-	"github.com/podtrace/podtrace/pkg/capture"
 	"github.com/podtrace/podtrace/pkg/decode"
-	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/netns"
-	"github.com/podtrace/podtrace/pkg/pcapfile"
 	"github.com/podtrace/podtrace/pkg/tables"
 	"github.com/podtrace/podtrace/pkg/trace"
 )
 
-const (
-	maxFrames  = 1 << 20 // of all points together
-	snapLen    = 512     // bytes kept of a frame: all headers, and what tells payloads apart
-	arphrdNone = 65534   // the hardware type of devices whose frames start at the IP header
-)
+// maxFrames bounds the frames of all points together.
+const maxFrames = 1 << 20
 
-// observe reads the captures as if podtrace had taken them.
-func observe(c *trace.Case, sources []source) (*trace.Observed, error) {
-	o := &trace.Observed{}
-	var spans []span
-	type spot struct {
-		ns  netns.ID
-		dev tables.Ifindex
-	}
-	seen := make(map[spot]string)
-	for id, src := range sources {
-		if src.at == "" {
-			return nil, &PlaceError{src.path, "nothing says where it was taken"}
-		}
-		ns, link, err := place(c.Snapshot, src.at)
-		if err != nil {
-			return nil, &PlaceError{src.path, err.Error()}
-		}
-		at := spot{ns.ID, link.Index}
-		if other, ok := seen[at]; ok {
-			return nil, &PlaceError{src.path, fmt.Sprintf("is of the same interface as %q", other)}
-		}
-		seen[at] = src.path
-		p := trace.Point{ID: id, Netns: ns.ID, Node: ns.Node, Name: ns.Name, Interface: link.Name, Ifindex: link.Index}
-		p.Stats.ID = id
-		sp, err := read(o, &p, src.path, sides(c.Snapshot, ns, link))
-		if err != nil {
-			return nil, err
-		}
-		o.Points, spans = append(o.Points, p), append(spans, sp)
-	}
-	c.Incomplete = append(c.Incomplete, overlap(o, spans)...)
-	return o, nil
+// spot is one interface of one namespace.
+type spot struct {
+	ns  netns.ID
+	dev tables.Ifindex
+}
+
+// observer puts captures together as if podtrace had taken them.
+type observer struct {
+	c     *trace.Case
+	o     *trace.Observed
+	taken map[spot]string // the file that is of an interface
+	spans map[int]span    // by point
+	from  map[int]string  // the file of a point, and how its place is known
+	ways  *ways
+	notes []string
 }
 
 // span is the time that a capture shows, ns since the epoch; zero where it shows nothing.
 type span struct{ first, last int64 }
 
-// read appends the frames of one capture.
-func read(o *trace.Observed, p *trace.Point, path string, s side) (sp span, err error) {
-	r, err := pcapfile.Open(path)
-	if err != nil {
-		return sp, err
+func (s *span) add(t int64) {
+	if s.first == 0 || t < s.first {
+		s.first = t
 	}
-	defer r.Close() //nolint:errcheck // only read
-	for {
-		var rec pcapfile.Record
-		if err := r.Next(&rec); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return sp, err
-		}
-		if len(o.Frames) == maxFrames {
-			return sp, fmt.Errorf("capture %q: more than %d frames of all captures: filter them to the two ends", path, maxFrames)
-		}
-		f := capture.Frame{
-			Point: p.ID, Time: time.Unix(0, rec.Time).UTC(), WireLen: max(rec.OrigLen, len(rec.Data)),
-			Data: bytes.Clone(rec.Data[:min(len(rec.Data), snapLen)]),
-		}
-		switch rec.LinkType {
-		case pcapfile.LinkEthernet:
-			f.HWType = 1
-		case pcapfile.LinkRaw:
-			f.HWType = arphrdNone
-		default:
-			return sp, &PlaceError{path, fmt.Sprintf("has link type %d, of no single interface: capture with -i INTERFACE, not -i any", rec.LinkType)}
-		}
-		f.Dir = s.direction(&f, rec.Flags)
-		f.GSO = s.mtu > 0 && f.WireLen > s.mtu+vlanHeader
-		o.Frames = append(o.Frames, f)
-		if sp.first == 0 || rec.Time < sp.first {
-			sp.first = rec.Time
-		}
-		sp.last = max(sp.last, rec.Time)
-		p.Stats.Packets++
-	}
-	if ifs := r.Interfaces(); len(ifs) > 1 {
-		return sp, &PlaceError{path, fmt.Sprintf("is of %d interfaces", len(ifs))}
-	} else if len(ifs) == 1 {
-		p.Stats.Drops = ifs[0].Drops()
-		sp.last = max(sp.last, ifs[0].Stats.End)
-		if st := ifs[0].Stats.Start; st != 0 && (sp.first == 0 || st < sp.first) {
-			sp.first = st
-		}
-	}
-	if d := r.Damage(); d != nil {
-		p.Stats.Err = d
-	}
-	return sp, nil
+	s.last = max(s.last, t)
 }
 
-// vlanHeader is what a frame has beyond its MTU: an Ethernet header with one tag, bytes.
-const vlanHeader = 18
-
-// side is what tells the direction of a frame at an interface, where the capture does not say: a kernel sends with
-// its own address, and what lies behind a veth sends with its own.
-type side struct {
-	own, peer ether.MAC
-	addrs     []tables.Addr
-	index     tables.Ifindex
-	mtu       int
-}
-
-func sides(s *tables.Snapshot, ns *tables.Netns, l *tables.Link) side {
-	out := side{own: l.MAC, addrs: ns.Addrs, index: l.Index, mtu: l.MTU}
-	if l.Kind != "veth" || l.Parent == 0 {
-		return out
-	}
-	if p := s.ByID(ns.Peers[l.ParentNetns]); p != nil && l.ParentNetns >= 0 {
-		if peer := p.Link(l.Parent); peer != nil {
-			out.peer = peer.MAC
+// observe reads the captures. It gives what each point was read from.
+func observe(c *trace.Case, recordings []*recording, w *ways) (*trace.Observed, map[int]string, error) {
+	b := &observer{c: c, o: &trace.Observed{}, ways: w, taken: make(map[spot]string), spans: make(map[int]span), from: make(map[int]string)}
+	for _, r := range recordings {
+		if r.at == "" {
+			continue // nothing tells where: said already
+		}
+		if err := b.add(r); err != nil {
+			return nil, nil, err
 		}
 	}
-	return out
+	if len(b.o.Points) == 0 {
+		c.Incomplete = append(c.Incomplete, b.notes...)
+		return nil, nil, nil
+	}
+	var spans []span
+	for i := range b.o.Points {
+		spans = append(spans, b.spans[i])
+	}
+	c.Incomplete = append(append(c.Incomplete, b.notes...), overlap(b.o, spans)...)
+	return b.o, b.from, nil
 }
 
-// direction follows epb_flags where they say it, then the addresses.
-func (s *side) direction(f *capture.Frame, flags uint32) capture.Direction {
-	const in, out, ethernet = 1, 2, 14
-	switch flags & 3 {
-	case in:
-		return capture.In
-	case out:
-		return capture.Out
-	}
-	if f.HWType == arphrdNone {
-		return s.byAddress(f)
-	}
-	if len(f.Data) < ethernet {
-		return capture.In
-	}
-	dst, src := ether.MAC(f.Data[:6]), ether.MAC(f.Data[6:12])
+// add takes the frames of one file, to the points that they were taken at.
+func (b *observer) add(r *recording) error {
+	ns, link, err := place(b.c.Snapshot, r.at)
 	switch {
-	case src == s.own, !s.peer.IsZero() && dst == s.peer:
-		return capture.Out
-	case dst == s.own, !s.peer.IsZero() && src == s.peer, s.peer.IsZero():
-		return capture.In
-	default: // a bridge hands on what another sent
-		return capture.Out
+	case ns == nil:
+		return &PlaceError{r.path, err.Error()}
+	case link == nil && !r.knowsInterfaces():
+		return &PlaceError{r.path, err.Error() + r.whyNot()}
+	case link != nil && !r.severalInterfaces():
+		return b.one(r, ns, link)
 	}
+	return b.several(r, ns)
 }
 
-func (s *side) byAddress(f *capture.Frame) capture.Direction {
-	var d decode.Decoder
-	var h decode.Frame
-	d.DecodeIP(f.Data, f.WireLen, &h)
-	for _, a := range s.addrs {
-		if a.Index == s.index && a.Prefix.Addr() == h.Outer.Src {
-			return capture.Out
+// one: all frames of the file passed one interface.
+func (b *observer) one(r *recording, ns *tables.Netns, link *tables.Link) error {
+	id, err := b.point(r, ns, link)
+	if err != nil {
+		return err
+	}
+	s := sides(b.c.Snapshot, ns, link)
+	for i := range r.packets {
+		b.frame(id, &r.packets[i], &s)
+	}
+	b.stats(id, r, -1)
+	return nil
+}
+
+// several: each frame says which interface it passed, by number (cooked captures of version 2) or by name (pcapng).
+// Those of interfaces that no listing shows are left out.
+func (b *observer) several(r *recording, ns *tables.Netns) error {
+	type at struct {
+		id int
+		s  side
+	}
+	known := make(map[int]*at) // by ifindex
+	strange := make(map[string]int)
+	for i := range r.packets {
+		p := &r.packets[i]
+		link, name := r.interfaceOf(ns, p)
+		if link == nil {
+			strange[name]++
+			continue
+		}
+		a := known[int(link.Index)]
+		if a == nil {
+			id, err := b.point(r, ns, link)
+			if err != nil {
+				return err
+			}
+			a = &at{id, sides(b.c.Snapshot, ns, link)}
+			known[int(link.Index)] = a
+			b.stats(id, r, p.iface)
+		}
+		b.frame(a.id, p, &a.s)
+	}
+	for _, name := range sortedKeys(strange) {
+		b.notes = append(b.notes, fmt.Sprintf("capture %q: %d packets of %s, which no listing of %s %s shows", r.path, strange[name], name, ns.Node, ns.Name))
+	}
+	return nil
+}
+
+// point makes the point of an interface.
+func (b *observer) point(r *recording, ns *tables.Netns, link *tables.Link) (int, error) {
+	at := spot{ns.ID, link.Index}
+	if other, ok := b.taken[at]; ok {
+		return 0, &PlaceError{r.path, fmt.Sprintf("is of the same interface as %q", other)}
+	}
+	b.taken[at] = r.path
+	p := trace.Point{ID: len(b.o.Points), Netns: ns.ID, Node: ns.Node, Name: ns.Name, Interface: link.Name, Ifindex: link.Index}
+	p.Stats.ID = p.ID
+	b.from[p.ID] = r.path
+	if r.why != "" {
+		b.from[p.ID] += ": " + r.why
+	}
+	b.o.Points = append(b.o.Points, p)
+	return p.ID, nil
+}
+
+func (b *observer) frame(id int, p *packet, s *side) {
+	f := p.frame
+	f.Point = id
+	dir, sure := s.direction(&f, p.flags)
+	if !sure {
+		if by, ok := b.ways.direction(b.o.Points[id], &f); ok {
+			dir = by
 		}
 	}
-	return capture.In
+	f.Dir = dir
+	f.GSO = s.mtu > 0 && f.WireLen > s.mtu+vlanHeader
+	b.o.Frames = append(b.o.Frames, f)
+	sp := b.spans[id]
+	sp.add(f.Time.UnixNano())
+	b.spans[id] = sp
+	b.o.Points[id].Stats.Packets++
+}
+
+// stats takes what the file says of its end: damage, and what the capture lost, of one of its interfaces or of all.
+func (b *observer) stats(id int, r *recording, iface int) {
+	st := &b.o.Points[id].Stats
+	for i := range r.interfaces {
+		f := &r.interfaces[i]
+		if iface >= 0 && i != iface {
+			continue
+		}
+		st.Drops += f.Drops()
+		sp := b.spans[id]
+		if f.Stats.Start > 0 {
+			sp.add(f.Stats.Start)
+		}
+		if f.Stats.End > 0 {
+			sp.add(f.Stats.End)
+		}
+		b.spans[id] = sp
+	}
+	if r.others.last != 0 {
+		sp := b.spans[id]
+		sp.add(r.others.first)
+		sp.add(r.others.last)
+		b.spans[id] = sp
+	}
+	if r.damage != nil {
+		st.Err = r.damage
+	}
 }
 
 // stopped is how far apart people stop the captures of one path. A point that falls silent longer before the
@@ -217,40 +231,30 @@ func overlap(o *trace.Observed, spans []span) (notes []string) {
 }
 
 // commonest is the protocol and port of most packets from source to destination.
-func commonest(c *trace.Case, f forward.Flow) (proto uint8, port uint16) {
+func commonest(c *trace.Case, f forward.Flow, recordings []*recording) (proto uint8, port uint16) {
 	type key struct {
 		proto uint8
 		port  uint16
 	}
-	d := decode.Decoder{VXLANPorts: []uint16{4789, 8472}}
-	for _, n := range c.Snapshot.Netns {
-		for _, l := range n.Links {
-			if l.VXLAN != nil && l.VXLAN.Port != 0 {
-				d.VXLANPorts = append(d.VXLANPorts, l.VXLAN.Port)
-			}
-		}
-	}
+	d := decode.Decoder{VXLANPorts: vxlanPorts(c.Snapshot)}
 	counts := make(map[key]int)
 	var best key
 	var h decode.Frame
-	for i := range c.Observed.Frames {
-		fr := &c.Observed.Frames[i]
-		if fr.HWType == arphrdNone {
-			d.DecodeIP(fr.Data, fr.WireLen, &h)
-		} else {
-			d.Decode(fr.Data, fr.WireLen, &h)
-		}
-		in := h.Flow()
-		if in.Dst != f.Dst || f.Src.IsValid() && in.Src != f.Src {
-			continue
-		}
-		k := key{in.Proto, in.DstPort}
-		if in.Proto == forward.ProtoICMP || in.Proto == forward.ProtoICMPv6 {
-			k.port = 0
-		}
-		counts[k]++
-		if n, m := counts[k], counts[best]; n > m || n == m && (k.proto < best.proto || k.proto == best.proto && k.port < best.port) {
-			best = k
+	for _, r := range recordings {
+		for i := range r.packets {
+			decodeFrame(&d, &r.packets[i].frame, &h)
+			in := h.Flow()
+			if in.Dst != f.Dst || f.Src.IsValid() && in.Src != f.Src {
+				continue
+			}
+			k := key{in.Proto, in.DstPort}
+			if in.Proto == forward.ProtoICMP || in.Proto == forward.ProtoICMPv6 {
+				k.port = 0
+			}
+			counts[k]++
+			if n, m := counts[k], counts[best]; n > m || n == m && (k.proto < best.proto || k.proto == best.proto && k.port < best.port) {
+				best = k
+			}
 		}
 	}
 	return best.proto, best.port

@@ -5,19 +5,18 @@
 package offline
 
 import (
+	"bytes"
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/podtrace/podtrace/pkg/ether"
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/inventory"
 	"github.com/podtrace/podtrace/pkg/listing"
-	"github.com/podtrace/podtrace/pkg/pcapfile"
 	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/report"
 	"github.com/podtrace/podtrace/pkg/resolve"
@@ -55,47 +54,39 @@ func (e *PlaceError) Hint() string {
 	return "say where it was taken with --point NODE/INTERFACE=FILE or NODE/NAMESPACE/POD/INTERFACE=FILE"
 }
 
-// source is one capture file and its place.
-type source struct {
-	path string
-	at   string // NODE/…/INTERFACE
-}
-
-// maxFiles bounds a folder that was named by mistake.
-const maxFiles = 10_000
-
-// IsCapture reports whether a file is a capture.
-func IsCapture(path string) (bool, error) {
-	r, err := pcapfile.Open(path)
-	switch {
-	case errors.Is(err, pcapfile.ErrFormat):
-		return false, nil
-	case err != nil:
-		return false, err
-	}
-	if d := r.Damage(); d != nil && len(r.Interfaces()) == 0 { // a few bytes of anything
-		return false, r.Close()
-	}
-	return true, r.Close()
-}
-
-// Read makes the case.
-func Read(q Request) (*trace.Case, error) {
-	inputs, captures, err := sort(q.Paths)
+// Judge judges what there is. Beside the findings of the case the report notes what the listings show and no trace
+// would ask for, and from which files the points are.
+func Judge(q Request) (*report.Report, error) {
+	c, l, from, err := read(q)
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range q.Points {
-		at, path, ok := strings.Cut(p, "=")
-		if !ok || at == "" || path == "" {
-			return nil, fmt.Errorf("point %q is not NODE/INTERFACE=FILE", p)
+	r := trace.Judge(c)
+	for _, f := range l.Leftovers {
+		r.Findings = append(r.Findings, report.Finding{
+			Cause: "fdb-leftover", Severity: report.SeverityNote, Node: f.Node, Interface: f.Interface,
+			Summary:  "a row of a VTEP that is gone: no neighbour entry of " + f.Interface + " leads to its MAC, and no node announces it",
+			Evidence: []string{f.Entry, "listed in " + f.String()},
+		})
+	}
+	if r.Capture != nil {
+		for i := range r.Capture.Points {
+			r.Capture.Points[i].Source = from[i]
 		}
-		captures = append(captures, source{path: path, at: at})
 	}
-	if len(inputs) == 0 {
-		return nil, errors.New("there is no listing: without tables nothing says which way a packet should go")
+	return r, nil
+}
+
+// read makes the case. It gives what each point was read from.
+func read(q Request) (*trace.Case, *listing.Listing, map[int]string, error) {
+	m, err := Sort(q.Paths, q.Points)
+	if err != nil {
+		return nil, nil, nil, err
 	}
-	l := listing.Parse(inputs)
+	if len(m.Listings) == 0 {
+		return nil, nil, nil, errors.New("there is no listing: without tables nothing says which way a packet should go")
+	}
+	l := listing.Parse(m.Listings)
 	for _, n := range l.Snapshot.Netns { // as a kernel lists them
 		slices.SortStableFunc(n.Links, func(a, b tables.Link) int { return cmp.Compare(a.Index, b.Index) })
 	}
@@ -104,124 +95,137 @@ func Read(q Request) (*trace.Case, error) {
 		c.Inventory = q.Inventory
 	}
 	if err := ends(c, q); err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
-	if len(captures) > 0 {
-		if c.Observed, err = observe(c, captures); err != nil {
+	from, err := wire(c, q.Probe, m.Captures)
+	return c, l, from, err
+}
+
+// wire reads the captures into the case, and sets the flow that the tables are asked about.
+func wire(c *trace.Case, spec *probe.Spec, captures []Source) (map[int]string, error) {
+	var recordings []*recording
+	budget := maxFrames
+	for _, s := range captures {
+		r, err := readCapture(s.Path, s.At, budget, concerns(c))
+		if err != nil {
 			return nil, err
 		}
-		c.Sent.Watching, c.Probe = true, &report.Probe{Protocol: probe.None}
+		budget -= len(r.packets)
+		recordings = append(recordings, r)
 	}
-	c.Flow = flow(c, q.Probe)
-	return c, nil
+	c.Flow = flow(c, spec, recordings)
+	if len(recordings) == 0 {
+		return nil, nil
+	}
+	w := newWays(c)
+	w.locate(c, recordings)
+	o, from, err := observe(c, recordings, w)
+	if o == nil || err != nil {
+		return nil, err
+	}
+	c.Observed = o
+	c.Sent.Watching, c.Probe = true, &report.Probe{Protocol: probe.None}
+	return from, nil
 }
 
-// sort tells captures from listings.
-func sort(paths []string) (inputs []listing.Input, captures []source, err error) {
-	for _, root := range paths {
-		fi, err := os.Stat(root)
-		if err != nil {
-			return nil, nil, err
-		}
-		if !fi.IsDir() {
-			if err := sortFile(root, filepath.Base(root), &inputs, &captures); err != nil {
-				return nil, nil, err
-			}
-			continue
-		}
-		n := 0
-		err = filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-			if err != nil || !d.Type().IsRegular() || strings.HasPrefix(d.Name(), ".") {
-				return err
-			}
-			if n++; n > maxFiles {
-				return fmt.Errorf("%q: more than %d files", root, maxFiles)
-			}
-			rel, err := filepath.Rel(root, p)
-			if err != nil {
-				return err
-			}
-			return sortFile(p, filepath.ToSlash(rel), &inputs, &captures)
-		})
-		if err != nil {
-			return nil, nil, err
-		}
+// concerns says of a frame whether it may be of the path: it holds an address of one of the ends, or resolves one.
+// What other pods send is not kept.
+func concerns(c *trace.Case) func(data []byte) bool {
+	var addrs [][]byte
+	for _, ip := range slices.Concat(c.Source.IPs, c.Destination.IPs) {
+		addrs = append(addrs, ip.AsSlice())
 	}
-	return inputs, captures, nil
+	return func(data []byte) bool {
+		const typeAt, nextHeaderAt = 12, 14 + 6
+		if len(data) > nextHeaderAt {
+			switch t := binary.BigEndian.Uint16(data[typeAt:]); {
+			case t == ether.TypeARP, t == ether.TypeIPv6 && data[nextHeaderAt] == forward.ProtoICMPv6:
+				return true
+			}
+		}
+		return slices.ContainsFunc(addrs, func(a []byte) bool { return bytes.Contains(data, a) })
+	}
 }
 
-// sortFile takes one file, with its path in the folder that was named.
-func sortFile(path, rel string, inputs *[]listing.Input, captures *[]source) error {
-	is, err := IsCapture(path)
-	if err != nil {
-		return err
-	}
-	dirs := strings.Split(rel, "/")
-	if is {
-		at := ""
-		if len(dirs) == 2 || len(dirs) == 4 {
-			at = stem(rel)
-		}
-		*captures = append(*captures, source{path: path, at: at})
-		return nil
-	}
-	in, err := listing.ReadPath(path)
-	if err != nil {
-		return err
-	}
-	for i := range in {
-		in[i].File = rel
-		switch len(dirs) {
-		case 2:
-			in[i].Node = dirs[0]
-		case 4:
-			in[i].Node, in[i].Netns = dirs[0], dirs[1]+"/"+dirs[2]
-		}
-	}
-	*inputs = append(*inputs, in...)
-	return nil
-}
+// How many lines that were not understood are quoted, and how many notes.
+const mostUnread, mostNotes = 5, 20
 
-// stem takes the endings of a capture's name off, and no others: interfaces have dots in their names.
-func stem(name string) string {
-	for _, ext := range []string{".gz", ".zst", ".pcap", ".pcapng", ".cap", ".dump"} {
-		name = strings.TrimSuffix(name, ext)
-	}
-	return name
-}
-
-// mostUnread is how many lines that were not understood are quoted.
-const mostUnread = 5
-
-// unread says what of the listings could not be used.
+// unread says what of the listings could not be used: lines, whole files of prose, and what contradicts itself.
 func unread(l *listing.Listing) (out []string) {
-	for i, n := range l.NotUnderstood {
-		if i == mostUnread {
-			out = append(out, fmt.Sprintf("%d more lines were not understood", len(l.NotUnderstood)-i))
+	useful := make(map[string]bool)
+	for _, o := range l.Outputs {
+		useful[o.File] = useful[o.File] || o.Rows > 0
+	}
+	lines, told := 0, make(map[string]bool)
+	for _, n := range l.NotUnderstood {
+		switch {
+		case !useful[n.File] && !told[n.File]:
+			told[n.File] = true
+			out = append(out, fmt.Sprintf("%s: not understood, nothing of it is used", n.File))
+		case !useful[n.File]:
+		case lines < mostUnread:
+			lines++
+			out = append(out, fmt.Sprintf("%s: not understood: %q", n.Origin, n.Text))
+		default:
+			lines++
+		}
+	}
+	if lines > mostUnread {
+		out = append(out, fmt.Sprintf("%d more lines were not understood", lines-mostUnread))
+	}
+	for i, n := range l.Notes {
+		if i == mostNotes {
+			out = append(out, fmt.Sprintf("%d more notes on the listings", len(l.Notes)-i))
 			break
 		}
-		out = append(out, fmt.Sprintf("%s: not understood: %q", n.Origin, n.Text))
+		out = append(out, n)
 	}
 	return out
 }
 
-// ends finds both ends in the tables.
+// ends finds both ends in the tables. Of a pod or a node that nobody listed there is the name alone: the path is
+// judged as far as it goes.
 func ends(c *trace.Case, q Request) (err error) {
-	if c.Source, err = c.Inventory.Lookup(q.Source, q.Namespace); err != nil {
-		return err
+	for _, e := range []struct {
+		name string
+		ep   *inventory.Endpoint
+		at   *resolve.Location
+	}{{q.Source, &c.Source, &c.From}, {q.Destination, &c.Destination, &c.To}} {
+		if *e.ep, err = c.Inventory.Lookup(e.name, q.Namespace); err != nil {
+			return err
+		}
+		*e.at, err = resolve.Locate(c.Snapshot, c.Inventory, *e.ep)
+		if errors.Is(err, resolve.ErrNotRead) {
+			*e.at, err = resolve.Location{Node: e.ep.Node}, nil
+			if h := c.Snapshot.Host(e.ep.Node); h != nil {
+				e.at.HostNetns = h.ID
+			}
+			c.Incomplete = append(c.Incomplete, fmt.Sprintf("%s: nothing of its network namespace is listed (ip addr, ip route)", e.name))
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if c.Destination, err = c.Inventory.Lookup(q.Destination, q.Namespace); err != nil {
-		return err
+	if c.From.PodNetns.IsZero() && c.To.PodNetns.IsZero() {
+		return &endsError{q.Source, q.Destination}
 	}
-	if c.From, err = resolve.Locate(c.Snapshot, c.Inventory, c.Source); err != nil {
-		return err
-	}
-	c.To, err = resolve.Locate(c.Snapshot, c.Inventory, c.Destination)
-	return err
+	return nil
+}
+
+// endsError says that neither end is in the listings.
+type endsError struct{ source, destination string }
+
+func (e *endsError) Error() string {
+	return fmt.Sprintf("nothing of the network namespaces of %q and %q is listed", e.source, e.destination)
+}
+
+// Hint says what to do.
+func (e *endsError) Hint() string {
+	return "add what ip addr and ip route print in the pod, as NODE/NAMESPACE/POD/FILE or with the kubectl exec line before it"
 }
 
 // flow is the packet that the tables are asked about.
-func flow(c *trace.Case, spec *probe.Spec) forward.Flow {
+func flow(c *trace.Case, spec *probe.Spec, recordings []*recording) forward.Flow {
 	f := forward.Flow{Dst: c.Destination.IP()}
 	for _, ip := range c.Source.IPs {
 		if c.Source.Kind != inventory.KindNode && ip.Is6() == f.Dst.Is6() && !f.Src.IsValid() {
@@ -231,8 +235,8 @@ func flow(c *trace.Case, spec *probe.Spec) forward.Flow {
 	switch {
 	case spec != nil:
 		f.Proto, f.DstPort = protocol(*spec, f.Dst.Is6()), spec.Port
-	case c.Observed != nil:
-		f.Proto, f.DstPort = commonest(c, f)
+	case len(recordings) > 0:
+		f.Proto, f.DstPort = commonest(c, f, recordings)
 	}
 	if f.Proto == 0 {
 		f.Proto = protocol(probe.Spec{Proto: probe.ICMP}, f.Dst.Is6())
@@ -245,7 +249,7 @@ func flow(c *trace.Case, spec *probe.Spec) forward.Flow {
 	case forward.ProtoICMPv6:
 		f.ICMPType = 128
 	}
-	if c.Observed == nil && f.ICMPType == 0 {
+	if len(recordings) == 0 && f.ICMPType == 0 {
 		f.SrcPort = 40000 // as podtrace check asks
 	}
 	return f
@@ -264,7 +268,7 @@ func protocol(s probe.Spec, v6 bool) uint8 {
 	return forward.ProtoICMP
 }
 
-// place finds the namespace and the interface that NODE/…/INTERFACE names.
+// place finds the namespace and the interface that NODE/…/INTERFACE names; of an error the namespace may be there.
 func place(s *tables.Snapshot, at string) (*tables.Netns, *tables.Link, error) {
 	parts := strings.Split(at, "/")
 	if len(parts) < 2 || len(parts) > 4 || slices.Contains(parts, "") {
@@ -285,10 +289,8 @@ func place(s *tables.Snapshot, at string) (*tables.Netns, *tables.Link, error) {
 	if found == nil {
 		return nil, nil, fmt.Errorf("no listing is of the namespace of %q", at)
 	}
-	for i := range found.Links {
-		if found.Links[i].Name == dev {
-			return found, &found.Links[i], nil
-		}
+	if l := found.LinkByName(dev); l != nil {
+		return found, l, nil
 	}
-	return nil, nil, fmt.Errorf("no listing of %q of node %q shows an interface %q", found.Name, node, dev)
+	return found, nil, fmt.Errorf("no listing of %q of node %q shows an interface %q", found.Name, node, dev)
 }

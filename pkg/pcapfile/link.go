@@ -67,6 +67,15 @@ func (l LinkType) Payload(b []byte) (etherType uint16, off int, ok bool) {
 	}
 }
 
+// Ifindex gives the interface that a packet of a cooked capture of version 2 passed, by its number in the namespace of
+// the capture; 0 for all others.
+func (r *Record) Ifindex() uint32 {
+	if r.LinkType != LinkSLL2 || len(r.Data) < sll2Len {
+		return 0
+	}
+	return binary.BigEndian.Uint32(r.Data[4:])
+}
+
 // byVersion goes by the version field of the IP header.
 func byVersion(b []byte) (etherType uint16, ok bool) {
 	if len(b) == 0 {

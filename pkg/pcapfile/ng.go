@@ -253,7 +253,7 @@ func (g *ng) packet(r *Reader, i *Interface, b []byte, captured uint32, rec *Rec
 		return r.broken("captured length %d in a block with room for %d bytes", captured, len(b))
 	}
 	rec.Data = b[:captured:captured]
-	rec.LinkType, rec.Flags, rec.Comment = i.LinkType, 0, ""
+	rec.LinkType, rec.Flags, rec.Comment, rec.Local = i.LinkType, 0, "", nil
 	return nil
 }
 

@@ -17,6 +17,7 @@ const (
 
 	optFlags     uint16 = 2 // enhanced packet
 	optDropCount uint16 = 4
+	optLocal     uint16 = 0x8850 // codes from 0x8000 on are for local use (section 3.5)
 
 	optStart    uint16 = 2 // interface statistics
 	optStop     uint16 = 3
@@ -49,6 +50,8 @@ func (g *ng) packetOptions(r *Reader, i *Interface, b []byte, rec *Record) error
 			rec.Comment = text(v)
 		case code == optFlags && len(v) == 4:
 			rec.Flags = g.order.Uint32(v)
+		case code == optLocal:
+			rec.Local = v
 		case code == optDropCount && len(v) == 8:
 			i.LostBefore += g.order.Uint64(v)
 		}

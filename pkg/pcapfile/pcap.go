@@ -98,7 +98,7 @@ func (p *pcap) next(r *Reader, rec *Record) error {
 		rec.Time = int64(sec)*1e9 + int64(frac)*1e3
 	}
 	rec.Interface, rec.LinkType, rec.OrigLen = 0, p.link, int(orig)
-	rec.Flags, rec.Comment, rec.Offset = 0, "", r.src.off
+	rec.Flags, rec.Comment, rec.Local, rec.Offset = 0, "", nil, r.src.off
 	rec.Data = b[p.header:n:n]
 	r.src.use(n)
 	return nil

@@ -28,6 +28,7 @@ type Record struct {
 	LinkType  LinkType
 	Data      []byte // what was captured, valid until the next call of Next
 	Comment   string // of the packet (pcapng), the first where there are several
+	Local     []byte // an option of the writing program's own, valid as long as Data (pcapng code 34896, for local use)
 	Offset    int64  // of the record in the file, of the decompressed bytes if it is compressed
 }
 
@@ -168,6 +169,9 @@ func (r *Reader) Next(rec *Record) error {
 func (r *Reader) Interfaces() []Interface {
 	return append([]Interface(nil), r.interfaces...)
 }
+
+// Several reports whether the file's format lets it describe further interfaces at any time.
+func (r *Reader) Several() bool { _, ok := r.format.(*ng); return ok }
 
 // Damage says why Next ended before the end of the file, nil if it did not.
 func (r *Reader) Damage() *Damage { return r.damage }

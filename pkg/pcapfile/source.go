@@ -12,6 +12,9 @@ import (
 // reused, so that the bytes stay in the cache between the kernel's copy and the decoder.
 const bufSize = 1 << 20
 
+// headSize is how much is read first: many files are opened for a look at their beginning.
+const headSize = 1 << 16
+
 // maxWindow bounds what a zstd frame may ask for, in bytes: the level that zstd --ultra -22 uses.
 const maxWindow = 128 << 20
 
@@ -29,7 +32,7 @@ type source struct {
 // open finds out by magic whether in is compressed.
 func (s *source) open(in io.Reader) error {
 	s.in = in
-	s.buf = make([]byte, bufSize)
+	s.buf = make([]byte, headSize)
 	magic, _ := s.peek(4)
 	magic = magic[:min(len(magic), 4)]
 	var err error
@@ -90,7 +93,12 @@ func (s *source) use(n int) {
 
 // fill reads until n bytes are there. The buffer grows only when it is full of bytes that came.
 func (s *source) fill(n int) error {
-	if s.lo > 0 {
+	switch {
+	case s.hi > 0 && len(s.buf) < bufSize: // more than the head is wanted
+		buf := make([]byte, bufSize)
+		s.hi = copy(buf, s.buf[s.lo:s.hi])
+		s.buf, s.lo = buf, 0
+	case s.lo > 0:
 		s.hi = copy(s.buf, s.buf[s.lo:s.hi])
 		s.lo = 0
 	}

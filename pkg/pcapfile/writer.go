@@ -47,7 +47,7 @@ func (w *Writer) AddInterface(i Interface) (int, error) {
 	return w.interfaces - 1, w.err
 }
 
-// Write writes a packet. Time, Interface, OrigLen, Flags, Data and Comment are used; an OrigLen below
+// Write writes a packet. Time, Interface, OrigLen, Flags, Data, Comment and Local are used; an OrigLen below
 // the length of Data counts as that.
 func (w *Writer) Write(rec *Record) error {
 	switch {
@@ -67,6 +67,7 @@ func (w *Writer) Write(rec *Record) error {
 		w.option(optFlags, binary.LittleEndian.AppendUint32(nil, rec.Flags))
 	}
 	w.option(optComment, []byte(rec.Comment))
+	w.option(optLocal, rec.Local)
 	w.end()
 	return w.err
 }

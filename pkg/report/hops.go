@@ -126,6 +126,9 @@ func (p *printer) table(leg Leg, nodes map[string]string, d detail) *table {
 		if i > 0 && h.Note == leg.Hops[i-1].Note {
 			shown.Note = "" // said once for a run of hops
 		}
+		if i > 0 && h.LatencyNote == leg.Hops[i-1].LatencyNote {
+			shown.LatencyNote = ""
+		}
 		t.rows = append(t.rows, p.hop(&shown, above, nodes[h.Node], d)...)
 		if f := h.frame(); f != nil && (h.State != StateMissing || p.wide) {
 			above = f
@@ -223,6 +226,9 @@ func (p *printer) iface(h *Hop) cell {
 func (p *printer) notes(h *Hop) []row {
 	var rows []row
 	note := func(c cell) { rows = append(rows, row{note: c}) }
+	if h.LatencyNote != "" {
+		note(styled(p.unsure+" ", yellow).add(Clean(h.LatencyNote), plain))
+	}
 	if h.Note != "" {
 		note(styled(p.unsure+" ", yellow).add(Clean(h.Note), plain))
 	}

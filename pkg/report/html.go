@@ -27,11 +27,11 @@ var htmlPage = template.Must(template.New("report").Funcs(template.FuncMap{
 	},
 	"class": func(status string) string { // of the style sheet: never a value from outside
 		switch status {
-		case Healthy, StateOK:
+		case Healthy, StateOK, Met:
 			return "good"
-		case Broken, StateMismatch, StateMissing, SeverityError:
+		case Broken, StateMismatch, StateMissing, SeverityError, Unmet:
 			return "bad"
-		case Degraded, SeverityWarning:
+		case Degraded, SeverityWarning, Undecided:
 			return "warn"
 		default:
 			return "dim"

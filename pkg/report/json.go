@@ -10,8 +10,16 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+// WriteValue prints another value than a Report as JSON or YAML, escaped as reports are.
+func WriteValue(w io.Writer, v any, format string) error {
+	if format == FormatYAML {
+		return writeYAML(w, v)
+	}
+	return writeJSON(w, v)
+}
+
 // writeJSON writes the fields in the order of their declaration, indented by two spaces.
-func writeJSON(w io.Writer, r *Report) error {
+func writeJSON(w io.Writer, r any) error {
 	text, err := encodeJSON(r)
 	if err != nil {
 		return err
@@ -20,7 +28,7 @@ func writeJSON(w io.Writer, r *Report) error {
 	return err
 }
 
-func encodeJSON(r *Report) ([]byte, error) {
+func encodeJSON(r any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
@@ -33,7 +41,7 @@ func encodeJSON(r *Report) ([]byte, error) {
 
 // writeYAML turns the JSON into YAML node by node, which keeps the order of the fields and needs
 // no second set of struct tags: JSON is YAML in flow style.
-func writeYAML(w io.Writer, r *Report) error {
+func writeYAML(w io.Writer, r any) error {
 	text, err := encodeJSON(r)
 	if err != nil {
 		return err

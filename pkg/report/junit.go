@@ -38,17 +38,52 @@ type junitMessage struct {
 	Text    string `xml:",chardata"`
 }
 
-func writeJUnit(w io.Writer, r *Report) error {
-	all := junitSuites{Name: "podtrace " + endpointName(r.Source) + " to " + endpointName(r.Destination)}
+func writeJUnit(w io.Writer, rs []*Report, whole *Expectation) error {
+	all := junitSuites{Name: "podtrace"}
+	for _, r := range rs {
+		pair, prefix := endpointName(r.Source)+" to "+endpointName(r.Destination), ""
+		if len(rs) == 1 {
+			all.Name += " " + pair
+		} else {
+			prefix = pair + ": "
+		}
+		all.report(r, prefix)
+	}
+	if whole != nil {
+		all.add("expectation", []junitCase{expectationCase(whole)})
+	}
+	return all.write(w)
+}
+
+// report adds the suites of one report.
+func (s *junitSuites) report(r *Report, prefix string) {
+	excuse := junitExcuse(r.Expectation)
 	for _, leg := range r.Legs {
 		var cases []junitCase
 		for i := range leg.Hops {
-			cases = append(cases, hopCase(leg.Name, &leg.Hops[i]))
+			cases = append(cases, excuse(hopCase(leg.Name, &leg.Hops[i])))
 		}
-		all.add(Clean(leg.Name), cases)
+		s.add(prefix+Clean(leg.Name), cases)
 	}
-	all.add("verdict", []junitCase{verdictCase(r.Verdict)})
-	body, err := xml.MarshalIndent(all, "", "  ")
+	s.add(prefix+"verdict", []junitCase{excuse(verdictCase(r.Verdict))})
+	if r.Expectation != nil {
+		s.add(prefix+"expectation", []junitCase{expectationCase(r.Expectation)})
+	}
+}
+
+// junitExcuse turns failures into skipped cases where a policy is met in spite of them: a run does not fail by what is
+// known and accepted.
+func junitExcuse(e *Expectation) func(junitCase) junitCase {
+	return func(c junitCase) junitCase {
+		if e != nil && e.Status == Met && c.Failure != nil {
+			c.Skipped, c.Failure = &junitMessage{Message: Clean(e.Summary + " (" + c.Failure.Message + ")")}, nil
+		}
+		return c
+	}
+}
+
+func (s *junitSuites) write(w io.Writer) error {
+	body, err := xml.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode report as JUnit XML: %w", err)
 	}

@@ -26,6 +26,7 @@ func writeMarkdown(w io.Writer, r *Report) error {
 	if v.Remedy != "" {
 		fence(&b, v.Remedy)
 	}
+	markdownExpectation(&b, r.Expectation)
 	for _, leg := range r.Legs {
 		markdownLeg(&b, leg)
 	}
@@ -40,6 +41,19 @@ func writeMarkdown(w io.Writer, r *Report) error {
 		fmt.Fprintf(&b, "\nNot judged: %s\n", markdown(s))
 	}
 	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func writeMarkdowns(w io.Writer, rs []*Report, whole *Expectation) error {
+	for _, r := range rs {
+		if err := writeMarkdown(w, r); err != nil {
+			return err
+		}
+		fmt.Fprintln(w)
+	}
+	var b strings.Builder
+	markdownExpectation(&b, whole)
+	_, err := io.WriteString(w, strings.TrimPrefix(b.String(), "\n"))
 	return err
 }
 

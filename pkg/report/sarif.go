@@ -19,9 +19,14 @@ type sarifLog struct {
 
 type sarifRun struct {
 	Tool        sarifTool         `json:"tool"`
+	Automation  *sarifAutomation  `json:"automationDetails,omitempty"`
 	Invocations []sarifInvocation `json:"invocations"`
 	Results     []sarifResult     `json:"results"`
 	Properties  map[string]string `json:"properties"`
+}
+
+type sarifAutomation struct {
+	ID string `json:"id"`
 }
 
 type sarifTool struct {
@@ -49,13 +54,21 @@ type sarifText struct {
 }
 
 type sarifResult struct {
-	Rule         string            `json:"ruleId"`
-	Index        int               `json:"ruleIndex"`
-	Kind         string            `json:"kind"`
-	Level        string            `json:"level"`
-	Message      sarifText         `json:"message"`
-	Locations    []sarifLocation   `json:"locations"`
-	Fingerprints map[string]string `json:"partialFingerprints"`
+	Rule         string             `json:"ruleId"`
+	Index        int                `json:"ruleIndex"`
+	Kind         string             `json:"kind"`
+	Level        string             `json:"level"`
+	Message      sarifText          `json:"message"`
+	Locations    []sarifLocation    `json:"locations"`
+	Fingerprints map[string]string  `json:"partialFingerprints"`
+	Suppressions []sarifSuppression `json:"suppressions,omitempty"`
+}
+
+// sarifSuppression: the policy knows the fault (section 3.35).
+type sarifSuppression struct {
+	Kind          string `json:"kind"`
+	Status        string `json:"status"`
+	Justification string `json:"justification"`
 }
 
 type sarifLocation struct {
@@ -82,16 +95,27 @@ const (
 	projectURI  = "https://github.com/podtrace/podtrace"
 )
 
-// writeSARIF prints the findings as a SARIF log. A verdict without a finding is a result of its own, so that nothing
+// writeSARIF prints a SARIF log, a run a report.
+func writeSARIF(w io.Writer, rs []*Report) error {
+	log := sarifLog{sarifSchema, "2.1.0", []sarifRun{}}
+	for _, r := range rs {
+		log.Runs = append(log.Runs, sarifOf(r, len(rs) > 1))
+	}
+	return log.write(w)
+}
+
+// sarifOf gives the findings of a report as a run. A verdict without a finding is a result of its own, so that nothing
 // but a healthy path has none.
-func writeSARIF(w io.Writer, r *Report) error {
-	run := sarifRun{
-		Tool:        sarifTool{sarifDriver{Name: "podtrace", Version: Clean(r.Version), URI: projectURI, Rules: []sarifRule{}}},
-		Invocations: []sarifInvocation{{true}}, Results: []sarifResult{},
-		Properties: map[string]string{
-			"source": Clean(endpointName(r.Source)), "destination": Clean(endpointName(r.Destination)),
-			"status": Clean(r.Verdict.Status), "summary": Clean(r.Verdict.Summary),
-		},
+func sarifOf(r *Report, several bool) sarifRun {
+	run := newSARIFRun(r.Version, map[string]string{
+		"source": Clean(endpointName(r.Source)), "destination": Clean(endpointName(r.Destination)),
+		"status": Clean(r.Verdict.Status), "summary": Clean(r.Verdict.Summary),
+	})
+	if several { // runs of one tool are told apart by it (section 3.17.3)
+		run.Automation = &sarifAutomation{ID: Clean("podtrace/" + endpointName(r.Source) + "/" + endpointName(r.Destination) + "/")}
+	}
+	if r.Expectation != nil {
+		run.Properties["expectation"] = Clean(r.Expectation.Status + ": " + r.Expectation.Summary)
 	}
 	told := false
 	for _, f := range r.Findings {
@@ -109,7 +133,18 @@ func writeSARIF(w io.Writer, r *Report) error {
 		}
 		run.add(r, f, kind)
 	}
-	body, err := json.MarshalIndent(sarifLog{sarifSchema, "2.1.0", []sarifRun{run}}, "", "  ")
+	return run
+}
+
+func newSARIFRun(version string, properties map[string]string) sarifRun {
+	return sarifRun{
+		Tool:        sarifTool{sarifDriver{Name: "podtrace", Version: Clean(version), URI: projectURI, Rules: []sarifRule{}}},
+		Invocations: []sarifInvocation{{true}}, Results: []sarifResult{}, Properties: properties,
+	}
+}
+
+func (l sarifLog) write(w io.Writer) error {
+	body, err := json.MarshalIndent(l, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode report as SARIF: %w", err)
 	}
@@ -117,16 +152,24 @@ func writeSARIF(w io.Writer, r *Report) error {
 	return err
 }
 
-// add appends a finding, and its rule where it is the first of its cause.
+// add appends a finding.
 func (s *sarifRun) add(r *Report, f Finding, kind string) {
-	cause := Clean(f.Cause)
 	out := sarifResult{
-		Rule: cause, Index: -1, Kind: kind, Level: sarifLevel(f.Severity, kind), Message: sarifText{sarifMessage(f)},
+		Kind: kind, Level: sarifLevel(f.Severity, kind), Message: sarifText{sarifMessage(f)},
 		Locations: []sarifLocation{sarifPlace(r, f)},
 		Fingerprints: map[string]string{"podtrace/v1": fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join([]string{
 			f.Cause, f.Leg, f.Node, f.Interface, endpointName(r.Source), endpointName(r.Destination),
 		}, "\x00"))))},
 	}
+	if a := r.Expectation.accepts(f); a != nil {
+		out.Suppressions = []sarifSuppression{{Kind: "external", Status: "accepted", Justification: Clean(a.String())}}
+	}
+	s.result(Clean(f.Cause), out)
+}
+
+// result appends a result, and its rule where it is the first of its cause.
+func (s *sarifRun) result(cause string, out sarifResult) {
+	out.Rule, out.Index = cause, -1
 	for i, rule := range s.Tool.Driver.Rules {
 		if rule.ID == cause {
 			out.Index = i

@@ -37,13 +37,8 @@ type printer struct {
 // by leg what was seen, then the findings; the verdict comes last because that is the line that
 // stays on the screen.
 func writeText(w io.Writer, r *Report, o Options, wide bool) error {
-	p := &printer{glyphs: unicodeGlyphs, color: o.Color, width: o.Width, wide: wide}
-	if o.ASCII {
-		p.glyphs = asciiGlyphs
-	}
-	if p.width <= 0 {
-		p.width = defaultWidth
-	}
+	p := newPrinter(o)
+	p.wide = wide
 	p.head(r)
 	for _, leg := range r.Legs {
 		p.leg(r, leg)
@@ -52,8 +47,20 @@ func writeText(w io.Writer, r *Report, o Options, wide bool) error {
 	p.kernel(r.Kernel)
 	p.incomplete(r)
 	p.verdict(r.Verdict)
+	p.expectation(r.Expectation)
 	_, err := w.Write(p.out.Bytes())
 	return err
+}
+
+func newPrinter(o Options) *printer {
+	p := &printer{glyphs: unicodeGlyphs, color: o.Color, width: o.Width}
+	if o.ASCII {
+		p.glyphs = asciiGlyphs
+	}
+	if p.width <= 0 {
+		p.width = defaultWidth
+	}
+	return p
 }
 
 // line prints one line, with attributes where colour is on.
@@ -99,6 +106,9 @@ func (p *printer) head(r *Report) {
 	for _, pt := range r.Capture.Points {
 		if pt.Error != "" {
 			p.prose(styled("tap ", yellow), pt.Node+" "+pt.Interface+": "+pt.Error, plain)
+		}
+		if _, concluded, _ := strings.Cut(pt.Source, ": "); p.wide && pt.Source != "" || concluded != "" {
+			p.prose(text("tap "), pt.Node+" "+pt.Interface+": "+pt.Source, plain)
 		}
 	}
 }

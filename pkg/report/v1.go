@@ -31,6 +31,8 @@ type Report struct {
 	Kernel *Kernel `json:"kernel,omitempty"`
 	// Incomplete names what could not be read or observed and therefore was not judged.
 	Incomplete []string `json:"incomplete,omitempty"`
+	// Expectation is what a policy of the user's makes of it; absent without one.
+	Expectation *Expectation `json:"expectation,omitempty"`
 }
 
 // Endpoint is one end of the path.
@@ -87,6 +89,7 @@ type Hop struct {
 	Note         string   `json:"note,omitempty"`         // why it is unobserved, what is particular here
 	Packets      int      `json:"packets"`                // probe packets (or their segments) seen here on this leg
 	LatencyNanos *int64   `json:"latencyNanos,omitempty"` // since the observed hop before, median
+	LatencyNote  string   `json:"latencyNote,omitempty"`  // why the latency is not to be trusted, or not known
 	Latency      *Latency `json:"latency,omitempty"`      // its distribution, from ten packets on
 	Lost         int      `json:"lost,omitempty"`         // seen before, and neither here nor further on
 	Reordered    int      `json:"reordered,omitempty"`    // overtaken since the hop before
@@ -250,4 +253,6 @@ type Point struct {
 	Packets     int    `json:"packets"`
 	KernelDrops int    `json:"kernelDrops"`
 	Error       string `json:"error,omitempty"` // why it stopped early: "interface went down"
+	// Source is the file that its packets are from, and how its place was found out where nobody said it.
+	Source string `json:"source,omitempty"`
 }

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -53,16 +54,66 @@ func Write(w io.Writer, r *Report, format string, o Options) error {
 	case FormatYAML:
 		return writeYAML(w, full)
 	case FormatJUnit:
-		return writeJUnit(w, full)
+		return writeJUnit(w, []*Report{full}, nil)
 	case FormatMarkdown:
 		return writeMarkdown(w, full)
 	case FormatHTML:
 		return writeHTML(w, full)
 	case FormatSARIF:
-		return writeSARIF(w, full)
+		return writeSARIF(w, []*Report{full})
 	default:
 		return writeText(w, full, o, format == FormatWide)
 	}
+}
+
+// ListKind heads the reports of several paths.
+const ListKind = "PathReportList"
+
+// list is several reports as JSON.
+type list struct {
+	APIVersion  string       `json:"apiVersion"`
+	Kind        string       `json:"kind"`
+	Items       []*Report    `json:"items"`
+	Expectation *Expectation `json:"expectation,omitempty"` // of all of them; absent without a policy
+}
+
+// WriteAll prints the reports of several paths, and what a policy makes of them together, nil without one. HTML is of
+// one path alone.
+func WriteAll(w io.Writer, rs []*Report, whole *Expectation, format string, o Options) error {
+	if err := CheckFormat(format); err != nil {
+		return err
+	}
+	full := make([]*Report, len(rs))
+	for i, r := range rs {
+		full[i] = filled(r)
+	}
+	all := list{APIVersion, ListKind, full, whole}
+	switch format {
+	case FormatJSON:
+		return writeJSON(w, all)
+	case FormatYAML:
+		return writeYAML(w, all)
+	case FormatJUnit:
+		return writeJUnit(w, full, whole)
+	case FormatSARIF:
+		return writeSARIF(w, full)
+	case FormatHTML:
+		return errors.New("HTML is of one path alone")
+	case FormatMarkdown:
+		return writeMarkdowns(w, full, whole)
+	}
+	for i, r := range full {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		if err := writeText(w, r, o, format == FormatWide); err != nil {
+			return err
+		}
+	}
+	p := newPrinter(o)
+	p.expectation(whole)
+	_, err := w.Write(p.out.Bytes())
+	return err
 }
 
 // Exit statuses of the command, by what the report comes to. A usage or tool error is 2.

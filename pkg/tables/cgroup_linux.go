@@ -1,18 +1,25 @@
 package tables
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/podtrace/podtrace/pkg/netns"
 )
 
-// cgroupRoots are where cgroup v2 is mounted, alone or beside v1.
-var cgroupRoots = []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"}
+// maxCgroups bounds how many cgroups of one namespace are looked into.
+const maxCgroups = 64
 
 // cgroupHooks are the places of a cgroup where a program decides over packets and connections.
 var cgroupHooks = []struct {
@@ -27,24 +34,84 @@ var cgroupHooks = []struct {
 	{"cgroup-sendmsg6", ebpf.AttachCGroupUDP6Sendmsg},
 }
 
-// cgroupPrograms asks for the programs on the root of the cgroups. A machine without cgroup v2 has none.
-func cgroupPrograms() ([]Hook, error) {
-	for _, path := range cgroupRoots {
-		var st unix.Statfs_t
-		if err := unix.Statfs(path, &st); err != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
-			continue
-		}
-		dir, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		hooks, err := queryCgroup(dir)
-		return hooks, errors.Join(err, dir.Close())
+// cgroupPrograms asks for the programs on the cgroups whose processes are in a namespace: of a node's own, those on
+// the root. A machine without cgroup v2 has none.
+func cgroupPrograms(id netns.ID, host bool) (out []Hook, err error) {
+	mounts, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
 	}
-	return nil, nil
+	root := cgroupMount(mounts)
+	_ = mounts.Close()
+	if root == "" {
+		return nil, nil
+	}
+	groups := []string{"/"}
+	if !host {
+		groups = cgroupsOf(id)
+	}
+	for _, g := range groups {
+		dir, err := os.Open(filepath.Join(root, g))
+		if err != nil {
+			continue // its last process ended meanwhile, or it is outside of what is mounted here
+		}
+		hooks, err := queryCgroup(dir, g)
+		_ = dir.Close()
+		out = append(out, hooks...)
+		if err != nil {
+			return out, err
+		}
+	}
+	return out, nil
 }
 
-func queryCgroup(dir *os.File) (out []Hook, err error) {
+// cgroupMount finds where all of cgroup v2 is mounted (proc_pid_mountinfo(5)), alone or beside v1. "": nowhere.
+func cgroupMount(mounts io.Reader) string {
+	for s := bufio.NewScanner(mounts); s.Scan(); {
+		mount, super, ok := strings.Cut(s.Text(), " - ")
+		f := strings.Fields(mount)
+		if ok && len(f) > 4 && f[3] == "/" && strings.HasPrefix(super, "cgroup2 ") {
+			return f[4]
+		}
+	}
+	return ""
+}
+
+// cgroupsOf are the cgroups of the processes in a namespace, and those above them but the root.
+func cgroupsOf(id netns.ID) (out []string) {
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil
+	}
+	for _, dir := range dirs {
+		var st unix.Stat_t
+		if unix.Stat(dir+"/ns/net", &st) != nil || (netns.ID{Dev: st.Dev, Ino: st.Ino}) != id {
+			continue
+		}
+		b, err := os.ReadFile(dir + "/cgroup")
+		if err != nil {
+			continue
+		}
+		for g := cgroupV2(string(b)); g != "/" && g != "." && len(out) < maxCgroups; g = filepath.Dir(g) {
+			if !slices.Contains(out, g) {
+				out = append(out, g)
+			}
+		}
+	}
+	return out
+}
+
+// cgroupV2 is the process's cgroup in the unified hierarchy, by its /proc/PID/cgroup (cgroups(7)); "/" when it has none.
+func cgroupV2(s string) string {
+	for line := range strings.Lines(s) {
+		if g, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::"); ok {
+			return filepath.Clean("/" + g)
+		}
+	}
+	return "/"
+}
+
+func queryCgroup(dir *os.File, group string) (out []Hook, err error) {
 	for _, h := range cgroupHooks {
 		res, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: h.attach})
 		switch {
@@ -56,7 +123,7 @@ func queryCgroup(dir *os.File) (out []Hook, err error) {
 			return out, err
 		}
 		for _, p := range res.Programs {
-			out = append(out, Hook{Where: h.where, Kind: "bpf", ID: uint32(p.ID)})
+			out = append(out, Hook{Where: h.where, Kind: "bpf", ID: uint32(p.ID), Cgroup: group})
 		}
 	}
 	describe(out)

@@ -316,14 +316,14 @@ func (r *reader) programs() error {
 		l := &r.ns.Links[i]
 		l.Hooks = append(l.Hooks, hooks[l.Index]...)
 	}
-	if err == nil && r.ns.Name == HostName {
-		r.ns.Cgroup, err = cgroupPrograms()
+	if err == nil {
+		r.ns.Cgroup, err = cgroupPrograms(r.ns.ID, r.ns.Name == HostName)
 	}
 	return err
 }
 
 func (r *reader) netfilter(context.Context) error {
-	rs, err := netfilter.Read(r.src.Netns, netfilter.ReadOptions{})
+	rs, err := netfilter.Read(r.src.Netns, r.src.Conns)
 	if err != nil {
 		return err
 	}

@@ -62,8 +62,8 @@ type Netns struct {
 	// Proxies are the processes that carry packets between a TUN device and a UDP socket of this namespace.
 	Proxies []Proxy `json:"proxies,omitempty"`
 
-	// Cgroup are the programs on the root of the node's cgroups (bpf(2)): they see packets and calls of every
-	// socket there is. Of the node's own namespace only.
+	// Cgroup are the programs on cgroups (bpf(2)): of a node's own namespace those on the root, which see packets
+	// and calls of every socket there is; of any other those on the cgroups of its processes and above them.
 	Cgroup []Hook `json:"cgroup,omitempty"`
 
 	Netfilter *netfilter.Ruleset `json:"netfilter,omitempty"` // nil: not read
@@ -127,7 +127,7 @@ type Link struct {
 	Stats       Stats   `json:"stats"`
 }
 
-// Hook is a program attached to a device: XDP, tcx, a tc filter.
+// Hook is a program attached to a device (XDP, tcx, a tc filter) or to a cgroup.
 type Hook struct {
 	Where string `json:"where"` // "cgroup-egress", "xdp", "tc-ingress", "tc-egress", "tcx-ingress", "tcx-egress", "netkit"
 	Kind  string `json:"kind"`  // "bpf", "u32", "flower", …
@@ -135,6 +135,8 @@ type Hook struct {
 	ID    uint32 `json:"id,omitempty"`
 	Tag   string `json:"tag,omitempty"`
 	Entry string `json:"entry"` // one line, as tc(8) or ip(8) shows it
+	// Cgroup is the cgroup that it is attached to, in the unified hierarchy; "": it is no cgroup's.
+	Cgroup string `json:"cgroup,omitempty"`
 }
 
 // VXLAN is the configuration of a vxlan device (IFLA_VXLAN_*).

@@ -101,6 +101,10 @@ func leg(l *verify.Leg) report.Leg {
 	return out
 }
 
+// untimed says why a latency is missing, or is that of some packets alone.
+const untimed = "latency not known for all packets: their times here and at the hop before were not taken in the same way, " +
+	"for some process has turned on SO_TIMESTAMP (ping does)"
+
 // spreadFrom is how many packets make a distribution.
 const spreadFrom = 10
 
@@ -118,6 +122,9 @@ func hop(i int, h *verify.Hop) report.Hop {
 				P99Nanos: l.P99.Nanoseconds(), MaxNanos: l.Max.Nanoseconds(),
 			}
 		}
+	}
+	if h.Untimed > 0 {
+		out.LatencyNote = untimed
 	}
 	out.Lost, out.Reordered, out.Duplicates = h.Lost, h.Reordered, h.Repeated
 	if h.Expected {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/podtrace/podtrace/pkg/counters"
 	"github.com/podtrace/podtrace/pkg/diagnose"
@@ -21,17 +22,37 @@ func (st *stage) takeCounters(ctx context.Context, before, after map[netns.ID]*c
 		}
 		for _, d := range counters.Diff(before[src.ID], after[src.ID]) {
 			l, ok := d.Loss()
-			if !ok || d.N <= 0 || l.Machine {
+			full := limit(after[src.ID], d.Key)
+			if !ok || d.N <= 0 || l.Machine && full == "" {
 				continue
 			}
 			st.c.Witness.Moved = append(st.c.Witness.Moved, diagnose.Moved{
-				Netns: src.ID, Node: src.Node, Name: src.Name, Counter: d.Key.String(), By: d.N, Text: l.Text, Sign: l.Sign,
+				Netns: src.ID, Node: src.Node, Name: src.Name, Counter: d.Key.String(), By: d.N, Text: l.Text, Sign: l.Sign, Full: full,
 			})
 		}
 	}
 	if st.c.Sent.Watching || st.c.Sent.Answered < max(st.c.Sent.Sent, 1) {
 		st.takeRules(ctx)
 	}
+}
+
+// limit says how full the table is whose counter of refusals moved, "" when it has room.
+func limit(s *counters.Snapshot, k counters.Key) string {
+	count, bound := k, k
+	switch {
+	case k.Kind == counters.Conntrack && k.Name == "drop":
+		count.Name, bound.Name = "count", "max"
+	case k.Kind == counters.Neigh && strings.HasSuffix(k.Name, ".table_fulls"):
+		table := strings.TrimSuffix(k.Name, ".table_fulls")
+		count.Name, bound.Name = table+".entries", table+".gc_thresh3"
+	default:
+		return ""
+	}
+	n, most := s.Values[count], s.Values[bound]
+	if most == 0 || n < most-most/50 { // a few entries end between the drop and the reading
+		return ""
+	}
+	return fmt.Sprintf("%d of %d entries", n, most)
 }
 
 // takeRules reads the rules once more and keeps those that counted packets since the snapshot.

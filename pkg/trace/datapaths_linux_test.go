@@ -101,6 +101,9 @@ func whole(t *testing.T, inv *inventory.Inventory, a, b, how, way string) *repor
 			}
 		}
 	}
+	if r.Kernel != nil && len(r.Kernel.Differs) > 0 {
+		t.Errorf("%s to %s by %s: the kernel says otherwise: %+v", a, b, how, r.Kernel.Differs)
+	}
 	for _, f := range r.Findings {
 		if f.Severity != report.SeverityNote {
 			t.Errorf("%s to %s by %s: %s %s", a, b, how, f.Cause, f.Summary)

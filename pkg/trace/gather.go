@@ -19,6 +19,7 @@ import (
 // Judge needs. Which further probes to send it finds by judging meanwhile. A cancelled context ends the capture
 // early; the case then comes with the context's error.
 func Gather(ctx context.Context, o Options) (*Case, error) {
+	o.taps = true
 	s, err := start(ctx, o)
 	if err != nil {
 		return nil, err

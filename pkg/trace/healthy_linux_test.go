@@ -76,7 +76,7 @@ func healthyRuns(t *testing.T, datapath string, r *rand.Rand, n int) (done, bad 
 		how := []string{"icmp", "tcp:8080", "udp:7"}[r.IntN(3)]
 		stop := func() {}
 		if i%2 == 1 {
-			stop = load(t, src, dst)
+			stop = load(t, src, dst, datapath == lab.FlannelUDP)
 		}
 		o := options(inv, src.Name, dst.Name, how)
 		o.Count, o.Timeout, o.Contrast = 1+r.IntN(6), 2*time.Second, trace.ContrastAuto
@@ -118,8 +118,9 @@ func uplinkOf(ns string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// load sends TCP in bulk and UDP from one pod to the other until it is stopped.
-func load(t *testing.T, src, dst inventory.Pod) (stop func()) {
+// load sends TCP in bulk and UDP from one pod to the other until it is stopped. Gently: so that a proxy in user space
+// keeps up, which drops packets in earnest when it does not.
+func load(t *testing.T, src, dst inventory.Pod, gently bool) (stop func()) {
 	t.Helper()
 	a, err := netns.Open(src.Netns)
 	if err != nil {
@@ -157,7 +158,13 @@ func load(t *testing.T, src, dst inventory.Pod) (stop func()) {
 	over := make(chan struct{})
 	go func() {
 		buf := make([]byte, 1<<16)
+		if gently {
+			buf = buf[:1<<13]
+		}
 		for {
+			if gently {
+				time.Sleep(5 * time.Millisecond)
+			}
 			if _, err := tcp.Write(buf); err != nil {
 				close(over)
 				return

@@ -103,7 +103,7 @@ type plan struct {
 // from where it should have: its tables are part of the path too.
 func newPlan(c *Case) plan {
 	port, leases := proxies(c.Inventory)
-	p := plan{model: forward.New(c.Snapshot, forward.Options{Underlay: underlay(c), ProxyPort: port, Leases: leases})}
+	p := plan{model: forward.New(c.Snapshot, forward.Options{Underlay: underlay(c), ProxyPort: port, Leases: leases, Unread: unreadAddrs(c)})}
 	p.request = p.model.Trace(c.From.PodNetns, c.Flow)
 	p.answers = make([][]forward.Leg, len(p.request))
 	all := intent(c, p.model)
@@ -115,6 +115,9 @@ func newPlan(c *Case) plan {
 	}
 	if len(p.reply) == 0 && !c.To.PodNetns.IsZero() && len(c.Targets) == 0 {
 		p.reply = p.model.Trace(c.To.PodNetns, forward.ReplyFlow(c.Flow))
+	}
+	if len(p.reply) == 0 && len(p.request) > 0 && unread(c.Destination, c.To) {
+		p.reply = p.model.ReplyUnread(p.request[0], c.Flow)
 	}
 	return p
 }
@@ -174,11 +177,53 @@ func Judge(c *Case) *report.Report {
 	witness.Size = size(c)
 	fs, v := diagnose.Diagnose(diagnose.Input{
 		Path: path, Intent: in.Intent, Wire: in.Wire, Sent: c.Sent, Incomplete: incomplete(c), Witness: witness,
-		Data: data(c, p, &path),
+		Data: data(c, p, &path), Replay: c.replay,
+		Rest: rest(c, p.model, in.Intent, &path),
 	})
 	fs, v = withOther(c, fs, v)
 	v = withLost(c, v)
 	return assemble(c, p, in.Intent.Dst, path, fs, v)
+}
+
+// rest plays a leg that dies on the way from where it should have come to the far node: by the device that the other
+// leg leaves by. A reply to a request that does not arrive would find no connection, and says nothing.
+func rest(c *Case, m *forward.Model, in *verify.Intent, path *verify.Result) (out [2][]forward.Leg) {
+	req, rep := &path.Request.Forward, &path.Reply.Forward
+	switch {
+	case len(c.Targets) > 0: // of several ends
+	case req.Drop != nil && !at(req.Drop, in.Dst):
+		if h := leaves(rep, in.Dst); h != nil {
+			out[0] = m.Arriving(h.Netns, h.Ifindex, c.Flow, nil)
+		}
+	case req.Drop == nil && rep.Drop != nil && !at(rep.Drop, in.Src):
+		if h := leaves(req, in.Src); h != nil {
+			out[1] = m.Arriving(h.Netns, h.Ifindex, forward.ReplyFlow(req.FinalFlow), req)
+		}
+	}
+	return out
+}
+
+func at(d *forward.Drop, e verify.End) bool { return d.Netns == e.Host || d.Netns == e.Netns }
+
+// leaves is the last hop at which a leg leaves an end's node, before any tunnel.
+func leaves(l *forward.Leg, e verify.End) (last *forward.Hop) {
+	for i := range l.Hops {
+		if h := &l.Hops[i]; h.Netns == e.Host && h.Dir == forward.Out && h.Frame.Outer == nil {
+			last = h
+		}
+	}
+	return last
+}
+
+// replay plays a leg with other tables.
+func (c *Case) replay(s *tables.Snapshot, reply bool) []forward.Leg {
+	other := *c
+	other.Snapshot = s
+	p := newPlan(&other)
+	if reply {
+		return p.reply
+	}
+	return p.request
 }
 
 // dataSize is a first request of some application: larger than any segment of a handshake.
@@ -212,6 +257,7 @@ func intent(c *Case, m *forward.Model) *verify.Intent {
 		Src: end(c.From, c.Flow.Src), Dst: end(c.To, c.Flow.Dst),
 		Port: askedPort(c.Flow), Nodes: c.Inventory.Nodes, Snapshot: c.Snapshot, Model: m,
 	}
+	in.Src.Unread, in.Dst.Unread = unread(c.Source, c.From), unread(c.Destination, c.To)
 	if c.Destination.ServicePort == nil {
 		return in
 	}
@@ -222,6 +268,22 @@ func intent(c *Case, m *forward.Model) *verify.Intent {
 		in.Dsts = append(in.Dsts, e)
 	}
 	return in
+}
+
+// unread reports whether an end must have tables, and nobody read them.
+func unread(e inventory.Endpoint, l resolve.Location) bool {
+	return (e.Kind == inventory.KindPod || e.Kind == inventory.KindNode) && l.PodNetns.IsZero()
+}
+
+// unreadAddrs are the addresses of ends that nobody read.
+func unreadAddrs(c *Case) (out []netip.Addr) {
+	if unread(c.Source, c.From) {
+		out = append(out, c.Source.IPs...)
+	}
+	if unread(c.Destination, c.To) {
+		out = append(out, c.Destination.IPs...)
+	}
+	return out
 }
 
 func askedPort(f forward.Flow) uint16 {
@@ -242,7 +304,7 @@ func end(l resolve.Location, ip netip.Addr) verify.End {
 func wire(c *Case, p plan) *verify.Wire {
 	w := &verify.Wire{}
 	for _, pt := range c.Observed.Points {
-		t := verify.Tap{Point: pt.ID, Netns: pt.Netns, Ifindex: pt.Ifindex, Node: pt.Node, Name: pt.Interface, Drops: pt.Stats.Drops}
+		t := verify.Tap{Point: pt.ID, Netns: pt.Netns, Ifindex: pt.Ifindex, Node: pt.Node, Name: pt.Interface, Drops: pt.Stats.Drops, Flapped: pt.Stats.Flapped}
 		if pt.Stats.Err != nil {
 			t.Err = pt.Stats.Err.Error()
 		}
@@ -276,7 +338,9 @@ func sightings(c *Case, p plan) []correlate.Sighting {
 		} else {
 			d.Decode(f.Data, f.WireLen, &s.Frame)
 		}
+		s.Frame.Outer.NoEthDst = f.HWType == capture.HWCooked
 		s.Point, s.Time, s.Wire, s.GSO = f.Point, f.Time.UnixNano(), f.WireLen, f.GSO
+		s.Stamp = stamps[f.Stamp]
 		s.Dir = correlate.In
 		if f.Dir == capture.Out {
 			s.Dir = correlate.Out
@@ -286,6 +350,11 @@ func sightings(c *Case, p plan) []correlate.Sighting {
 			bytes.HasPrefix(f.Data[s.Frame.PayloadOff:s.Frame.PayloadEnd], c.Marker[:])
 	}
 	return out
+}
+
+// stamps are those of a capture as correlate has them.
+var stamps = map[capture.Stamp]correlate.Stamp{
+	capture.StampTap: correlate.ByTap, capture.StampStack: correlate.ByStack, capture.StampDevice: correlate.ByDevice,
 }
 
 // arphrdNone is the hardware type of devices whose frames start at the IP header.

@@ -134,3 +134,40 @@ func TestJudgeOddities(t *testing.T) {
 		})
 	}
 }
+
+// TestJudgeTwoAtOnce: of two faults the one that the packet meets first is the verdict, and the other is listed.
+func TestJudgeTwoAtOnce(t *testing.T) {
+	for _, c := range []struct {
+		name               string
+		change             func(near, far *tables.Netns)
+		first, second, leg string
+	}{
+		{"the request's way on", func(near, far *tables.Netns) {
+			near.FDB = nil
+			far.Sysctls["ipv4.conf.flannel.1.forwarding"] = "0"
+		}, "fdb-missing", "ip-forward-off", "request"},
+		{"behind a missing neighbour, a blocked port", func(near, far *tables.Netns) {
+			near.Neighs = nil
+			far.Links[4].Port.State = "blocking"
+		}, "neigh-missing", "bridge-port-blocked", "request"},
+		{"the reply's way on", func(near, far *tables.Netns) {
+			far.FDB = nil
+			near.Sysctls["ipv4.conf.flannel.1.forwarding"] = "0" // by which only replies come in
+		}, "fdb-missing", "ip-forward-off", "reply"},
+		{"one in each direction", func(near, far *tables.Netns) {
+			near.FDB, far.FDB = nil, nil
+		}, "fdb-missing", "fdb-missing", "request"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k := docCase(tablestest.Cluster())
+			c.change(k.Snapshot.Netns[0], k.Snapshot.Netns[1])
+			r := Judge(k)
+			if r.Verdict.Status != report.Broken || r.Verdict.Cause != c.first || r.Verdict.Leg != c.leg {
+				t.Errorf("verdict %+v, want %s", r.Verdict, c.first)
+			}
+			if len(r.Findings) < 2 || !slices.ContainsFunc(r.Findings[1:], func(f report.Finding) bool { return f.Cause == c.second }) {
+				t.Errorf("%s is not among the findings: %+v", c.second, r.Findings)
+			}
+		})
+	}
+}

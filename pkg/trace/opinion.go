@@ -145,6 +145,9 @@ func routeSays(a *node.Answer, ns *tables.Netns, st *forward.Step) (theirs strin
 	if st.Question.Dst.Is4() && r.Dst != st.Route.Dst {
 		return theirs, false
 	}
+	if st.Question.Dst.Is6() && (r.Type == tables.RouteLocal || r.Type == tables.RouteAnycast) {
+		return theirs, true // whatever the entry's device, the answer names lo: ip6_rt_get_dev_rcu of net/ipv6/route.c
+	}
 	return theirs, sameWay(r, *st.Route)
 }
 

@@ -80,17 +80,17 @@ func (st *stage) watchFlow() {
 // observe arms all taps, sends, and takes in what they saw.
 func (st *stage) observe(ctx context.Context, pr node.Prober) error {
 	p := newPlan(st.c)
-	st.c.Opinion = st.ask(ctx, p)
 	points := st.points(p)
 	taps, err := st.taps(p, points)
 	if err != nil {
 		return err
 	}
-	cfg := node.CaptureConfig{Taps: taps}
-	if st.o.Full {
-		cfg.SnapLen = fullSnapLen
+	cfg := captureConfig(&st.o, taps)
+	if pr == nil {
+		cfg.MaxTotal = mostFrames
 	}
 	st.o.say("arming %d taps", len(taps))
+	st.c.Opinion = st.ask(ctx, p)
 	var ses *node.Taps
 	var drops *node.DropWatch
 	var g errgroup.Group
@@ -118,14 +118,20 @@ func (st *stage) observe(ctx context.Context, pr node.Prober) error {
 		}
 		return err
 	}
+	st.o.say("armed in %s", ses.ArmDuration().Round(10*time.Microsecond))
 	st.send(ctx, pr)
-	quiesce(ctx, ses)
-	end := time.Now().UnixNano()
+	if pr != nil {
+		quiesce(ctx, ses)
+	}
+	end := time.Now()
 	res := ses.Stop(after)
+	if !res.Cut.IsZero() {
+		end = res.Cut
+	}
 	for i := range points {
 		points[i].Stats = res.Points[i]
 	}
-	st.c.Observed = &Observed{Points: points, Frames: res.Frames, ArmNs: ses.ArmDuration().Nanoseconds(), End: end}
+	st.c.Observed = &Observed{Points: points, Frames: res.Frames, ArmNs: ses.ArmDuration().Nanoseconds(), End: end.UnixNano()}
 	if pr == nil {
 		st.adopt()
 	}
@@ -193,6 +199,11 @@ func (st *stage) takeDrops(ctx context.Context, w *node.DropWatch) {
 	}
 	drops, lost, errs := w.Stop(ctx)
 	st.c.Witness.Drops = drops
+	st.missDrops(lost, errs)
+}
+
+// missDrops says what the kernels' drops do not show.
+func (st *stage) missDrops(lost int, errs []error) {
 	if lost > 0 {
 		st.c.Witness.Missed = append(st.c.Witness.Missed, fmt.Sprintf("%d of the kernel's drop reports found no room", lost))
 	}
@@ -218,6 +229,15 @@ func quiesce(ctx context.Context, ses *node.Taps) {
 		}
 		time.Sleep(left)
 	}
+}
+
+// captureConfig is what the options say of a capture.
+func captureConfig(o *Options, taps []node.Tap) node.CaptureConfig {
+	cfg := node.CaptureConfig{Taps: taps, Engine: o.Engine}
+	if o.Full {
+		cfg.SnapLen = fullSnapLen
+	}
+	return cfg
 }
 
 // fullSnapLen keeps any frame whole, super-packets included.
@@ -329,7 +349,11 @@ func (st *stage) taps(p plan, pts []Point) ([]node.Tap, error) {
 			if p.model.IsUnderlay(pt.Netns, pt.Ifindex) {
 				e = encap
 			}
-			f, err := capture.Filter(flow, e, capture.FilterOptions{NoLink: l.HardwareTy == arphrdNone})
+			opts := capture.FilterOptions{NoLink: l.HardwareTy == arphrdNone}
+			f, err := capture.Filter(flow, e, opts)
+			if err == nil && st.o.Filter != "" {
+				f, err = capture.WithExpression(f, st.o.Filter, e, opts)
+			}
 			out[i] = node.Tap{ID: pt.ID, Netns: pt.Netns, Ifindex: int(pt.Ifindex), Interface: pt.Interface, Filter: f}
 			return err
 		})

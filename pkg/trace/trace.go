@@ -5,14 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
+	"github.com/podtrace/podtrace/pkg/capture"
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/inventory"
+	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/report"
 	"github.com/podtrace/podtrace/pkg/resolve"
+	"github.com/podtrace/podtrace/pkg/tables"
 )
 
 // Options say what to trace and how.
@@ -27,8 +31,10 @@ type Options struct {
 	Timeout     time.Duration // for the last answer; without a probe, how long to watch
 	Full        bool          // keep payloads
 	SourcePort  uint16        // to send from, 0: the kernel chooses
-	NoBPF       bool          // do not ask the kernel for its drop reasons
-	Contrast    Contrast      // when to send further probes
+	Filter      string        // pcap-filter expression that frames have to match as well, "": none
+	Engine      capture.Engine
+	NoBPF       bool     // do not ask the kernel for its drop reasons
+	Contrast    Contrast // when to send further probes
 	// Dial reaches the nodes' kernels; nil: they are all namespaces of this machine.
 	Dial node.Dialer
 	// Notes are what is known of the endpoints beforehand, and not judged.
@@ -36,6 +42,8 @@ type Options struct {
 	// Progress, if set, is told each step; it must not block.
 	Progress func(format string, args ...any)
 	Version  string
+
+	taps bool // the interfaces of the path will be tapped
 }
 
 func (o *Options) say(format string, args ...any) {
@@ -90,13 +98,21 @@ func start(ctx context.Context, o Options) (*session, error) {
 	}
 	s.edge = node.NewEdge(o.Dial)
 	for _, step := range []func(context.Context) error{
-		func(ctx context.Context) error { return s.edge.Open(ctx, wants) }, s.read, s.widen,
+		func(ctx context.Context) error { return s.edge.Open(ctx, wants) }, s.prepareTaps, s.read, s.widen,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, s.edge.Close())
 		}
 	}
 	return s, nil
+}
+
+// prepareTaps begins to make rings while the tables are read.
+func (s *session) prepareTaps(context.Context) error {
+	if s.o.taps && s.o.Engine != capture.EnginePcap {
+		s.edge.MakeRings(captureConfig(&s.o, nil))
+	}
+	return nil
 }
 
 // end closes everything. Which nodes went out of reach meanwhile has its place in the case.
@@ -130,7 +146,7 @@ func refuse(a, b inventory.Endpoint) error {
 // read takes the snapshot and finds both ends in it.
 func (s *session) read(ctx context.Context) error {
 	s.o.say("reading the tables of %d namespaces", len(s.edge.Sources()))
-	snap, err := s.edge.Read(ctx)
+	snap, err := s.edge.Read(ctx, s.connections())
 	if err != nil {
 		return err
 	}
@@ -146,6 +162,29 @@ func (s *session) read(ctx context.Context) error {
 	}
 	s.c.Flow = forward.Flow{Dst: s.c.Destination.IP(), Src: sourceAddr(s.c.Source, s.c.Destination.IP())}
 	return nil
+}
+
+// connections are those that a packet of the path may meet: of its two ends and of a service's endpoints, whatever
+// is translated on the way, and of the tunnel between the nodes.
+func (s *session) connections() (o netfilter.ReadOptions) {
+	o.Addrs = slices.Concat(s.c.Source.IPs, s.c.Destination.IPs)
+	if svc := s.c.Destination.Service; svc != nil && s.c.Destination.ServicePort != nil {
+		for _, b := range s.o.Inventory.Backends(svc, s.c.Destination.ServicePort) {
+			o.Addrs = append(o.Addrs, b.IP)
+		}
+	}
+	for _, src := range s.edge.Sources() {
+		n := s.o.Inventory.Node(src.Node)
+		if n == nil || src.Name != tables.HostName {
+			continue
+		}
+		for _, a := range append([]netip.Addr{n.Flannel.PublicIP, n.Flannel.PublicIPv6}, n.InternalIPs...) {
+			if a.IsValid() && !slices.Contains(o.Nodes, a) {
+				o.Nodes = append(o.Nodes, a)
+			}
+		}
+	}
+	return o
 }
 
 // locate finds an endpoint in the snapshot. Of one whose node is out of reach, only the node is known.
@@ -224,7 +263,7 @@ func Path(ctx context.Context, o Options) (*report.Report, error) {
 // judged, and the trace is not what was asked for.
 func (s *session) vanished() error {
 	for _, p := range s.c.Observed.Points {
-		if p.Stats.Err != nil && !s.edge.IsLost(p.Node) {
+		if p.Stats.Err != nil && !p.Stats.Flapped && !s.edge.IsLost(p.Node) {
 			return &Error{
 				Msg:  fmt.Sprintf("interface %q in %s of node %q went away during the capture: %v", p.Interface, p.Name, p.Node, p.Stats.Err),
 				hint: "run it again; \"ip monitor link\" on the node shows who takes the interface down",

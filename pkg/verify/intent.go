@@ -19,6 +19,8 @@ type End struct {
 	Node  string
 	Netns tables.NetnsID // the pod's; a node's own for a host-network endpoint
 	Host  tables.NetnsID // of the node
+	// Unread: it is a pod or a node of which no table was read
+	Unread bool
 	// Pod is set when the end lives behind a veth: the interface inside, and the node's side of it.
 	Pod       bool
 	Interface tables.Ifindex
@@ -36,8 +38,8 @@ type Intent struct {
 	Asked netip.Addr
 	// Masked: the sender's address may rightly be translated on the way
 	Masked bool
-	// answers is the address that Src answers from, where it is not its own
-	answers  netip.Addr
+	// Answers is the address that Src is to answer from, where it is not its own
+	Answers  netip.Addr
 	Nodes    []inventory.Node
 	Snapshot *tables.Snapshot
 	Model    *forward.Model
@@ -50,7 +52,7 @@ func (in *Intent) Reversed() *Intent {
 	}
 	r := *in
 	r.Src, r.Dst, r.Port = in.Dst, in.Src, 0
-	r.Dsts, r.Asked, r.Masked, r.answers = nil, netip.Addr{}, false, in.Asked
+	r.Dsts, r.Asked, r.Masked, r.Answers = nil, netip.Addr{}, false, in.Asked
 	return &r
 }
 
@@ -87,7 +89,7 @@ func (in *Intent) Arrives(l forward.Leg) bool {
 	case forward.Delivered:
 		return in.meant(l.Final)
 	case forward.Left:
-		return in != nil && in.Dst.Netns.IsZero() && in.Dst.IP.IsValid() && l.FinalFlow.Dst == in.Dst.IP
+		return in != nil && in.Dst.Netns.IsZero() && !in.Dst.Unread && in.Dst.IP.IsValid() && l.FinalFlow.Dst == in.Dst.IP
 	default:
 		return false
 	}
@@ -138,6 +140,7 @@ const (
 	CheckEndpoint  = "service endpoint"
 	CheckDelivered = "delivered to"
 	CheckSource    = "source kept"
+	CheckAnswer    = "answer translated back"
 )
 
 // routeCheck: the route for the far end must lead to the node that the far end is on, and there to its
@@ -549,7 +552,7 @@ func (in *Intent) endpointChecks(h *forward.Hop) []Check {
 // sourceChecks: between pods, and not by way of a service, no rule may put another source in the place of the
 // sender's, wherever the packet ends.
 func (in *Intent) sourceChecks(steps []forward.Step) []Check {
-	if in == nil || !in.Src.Pod || !in.Dst.Pod || len(in.Dsts) > 0 || in.Masked || in.answers.IsValid() {
+	if in == nil || !in.Src.Pod || !in.Dst.Pod || len(in.Dsts) > 0 || in.Masked || in.Answers.IsValid() {
 		return nil // a service's proxy may have to
 	}
 	for k := range steps {
@@ -583,8 +586,8 @@ func (in *Intent) taken(h *Hop) (n int) {
 	return n
 }
 
-// other judges an alternative by intent alone: no packet took it.
-func (in *Intent) other(l forward.Leg) Other {
+// Alternative judges a way by intent alone: no packet took it.
+func (in *Intent) Alternative(l forward.Leg) Other {
 	o := Other{Leg: l}
 	if in == nil {
 		return o
@@ -603,7 +606,7 @@ func (in *Intent) other(l forward.Leg) Other {
 // it, which pods of one cluster keep for each other.
 func (in *Intent) endChecks(l forward.Leg) []Check {
 	if in == nil || l.End != forward.Delivered || in.Dst.Netns.IsZero() {
-		return nil
+		return in.answerChecks(l)
 	}
 	var last *forward.Step
 	for i := range l.Tail {
@@ -628,14 +631,13 @@ func (in *Intent) endChecks(l forward.Leg) []Check {
 			Expected: fmt.Sprint(in.Port), Observed: fmt.Sprint(l.FinalFlow.DstPort),
 		})
 	}
+	if in.Answers.IsValid() {
+		return append(out, in.answerChecks(l)...)
+	}
 	if in.Src.Pod && in.Dst.Pod && !in.Masked {
-		from := in.Src.IP
-		if in.answers.IsValid() {
-			from = in.answers
-		}
 		c := Check{
-			Name: CheckSource, Source: FromIntent, OK: l.FinalFlow.Src == from, Step: natStep(l, "ipSrc"),
-			Expected: from.String(), Observed: l.FinalFlow.Src.String(), Node: node, Interface: dev,
+			Name: CheckSource, Source: FromIntent, OK: l.FinalFlow.Src == in.Src.IP, Step: natStep(l, "ipSrc"),
+			Expected: in.Src.IP.String(), Observed: l.FinalFlow.Src.String(), Node: node, Interface: dev,
 		}
 		if c.Step != nil {
 			c.Node, c.Interface = c.Step.Node, orNone(in.linkName(c.Step.Netns, c.Step.Ifindex), dev)
@@ -643,6 +645,19 @@ func (in *Intent) endChecks(l forward.Leg) []Check {
 		out = append(out, c)
 	}
 	return out
+}
+
+// answerChecks: an answer has to come from the address that was asked, also where it goes to a host outside of the
+// snapshot.
+func (in *Intent) answerChecks(l forward.Leg) []Check {
+	if in == nil || !in.Answers.IsValid() || l.End != forward.Delivered && l.End != forward.Left || len(l.Hops) == 0 {
+		return nil
+	}
+	last := &l.Hops[len(l.Hops)-1]
+	return []Check{{
+		Name: CheckAnswer, Source: FromIntent, OK: l.FinalFlow.Src == in.Answers, Node: last.Node, Interface: last.Interface,
+		Expected: in.Answers.String(), Observed: l.FinalFlow.Src.String(), Step: natStep(l, "ipSrc"),
+	}}
 }
 
 // natStep finds the netfilter rule that rewrote a field.

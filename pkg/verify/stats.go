@@ -3,6 +3,8 @@ package verify
 import (
 	"slices"
 	"time"
+
+	"github.com/podtrace/podtrace/pkg/correlate"
 )
 
 // Spread is how the time since the hop before is distributed over the packets that both saw.
@@ -25,7 +27,7 @@ func (l *Leg) latencies() {
 		}
 		if prev >= 0 {
 			p := &l.Hops[prev]
-			ds := deltas(p.times, h.times)
+			ds := h.since(p)
 			if h.Node != p.Node {
 				l.crossings = append(l.crossings, crossing{prev, i})
 			}
@@ -36,10 +38,16 @@ func (l *Leg) latencies() {
 	}
 }
 
-func deltas(from, to []int64) (ds []int64) {
-	for j := range to {
-		if j < len(from) && from[j] != 0 && to[j] != 0 {
-			ds = append(ds, to[j]-from[j])
+// since gives the times of all packets since hop p, sorted. Two times compare if they were taken in the same way;
+// two equal ones of the stack are one, which the frame has kept since a device before.
+func (h *Hop) since(p *Hop) (ds []int64) {
+	for j := range h.times {
+		switch {
+		case j >= len(p.times) || p.times[j] == 0 || h.times[j] == 0:
+		case h.stamps[j] != p.stamps[j], h.stamps[j] == correlate.ByStack && h.times[j] == p.times[j]:
+			h.Untimed++
+		default:
+			ds = append(ds, h.times[j]-p.times[j])
 		}
 	}
 	slices.Sort(ds)

@@ -71,6 +71,11 @@ type Hop struct {
 	Repeated  int                  // journeys that passed here more than once
 	Checks    []Check
 	times     []int64 // of the sighting of each journey, 0: not seen
+	stamps    []correlate.Stamp
+	// Untimed counts the packets whose time since the hop before is not known though both saw them: the two
+	// times were not taken in the same way, or were taken once for both.
+	Untimed  int
+	untapped bool // the wire was watched, and nothing was there to see the packet here
 }
 
 // Leg is one direction, judged hop by hop.
@@ -82,6 +87,8 @@ type Leg struct {
 	Tail []Check
 	// Journeys is how many packets set out on this leg, by the wire; Arrived how many reached the end.
 	Journeys, Arrived int
+	// Proven is how many packets the other direction proves to have arrived, where the end has no tap.
+	Proven int
 	// Last is the index of the last hop at which every or any packet was seen; -1: none.
 	Last int
 	// Others are the alternatives that the tables allow beside Forward.
@@ -118,6 +125,7 @@ type Tap struct {
 	Name    string // interface
 	Drops   uint64
 	Err     string
+	Flapped bool // the interface went down and came up again
 }
 
 // Input is all that verify compares.
@@ -153,6 +161,12 @@ func Verify(in Input) Result {
 	r.Reply.beyond(toReply, in.Wire, in.Intent.For(r.Request.Forward).Reversed())
 	r.Request.losses()
 	r.Reply.losses()
+	r.Request.prove(&r.Reply)
+	r.Reply.prove(&r.Request)
+	r.Request.carried()
+	r.Reply.carried()
+	r.Request.mirror(&r.Reply, in.Intent)
+	r.Reply.mirror(&r.Request, in.Intent)
 	r.Skew, r.HasSkew = skew(&r.Request, &r.Reply)
 	return r
 }
@@ -180,10 +194,13 @@ func verifyLeg(name string, in Input, alternatives []forward.Leg, js []correlate
 	intent = intent.For(leg.Forward)
 	for i, l := range alternatives {
 		if i != picked {
-			leg.Others = append(leg.Others, any.other(l))
+			leg.Others = append(leg.Others, any.Alternative(l))
 		}
 	}
-	js, foreign := own(js, leg.Forward, taps)
+	var foreign []correlate.Journey
+	if intent == nil || !intent.Src.Unread { // else the leg begins where it comes in, and that is not the sender's own
+		js, foreign = own(js, leg.Forward, taps)
+	}
 	leg.Journeys, leg.js = len(js), js
 	if name == legReply {
 		leg.Foreign = foreign
@@ -197,6 +214,7 @@ func verifyLeg(name string, in Input, alternatives []forward.Leg, js []correlate
 		h.Checks = append(h.Checks, intent.sourceChecks(h.Steps)...)
 		h.Checks = append(h.Checks, any.endpointChecks(&h.Hop)...)
 		h.observe(js, taps, used, shift)
+		h.arrival(intent)
 		leg.Hops = append(leg.Hops, h)
 	}
 	leg.Tail = append(leg.Tail, intent.stepChecks(leg.Forward.Tail)...)
@@ -370,7 +388,7 @@ func (h *Hop) watch(js []correlate.Journey, taps tapIndex, used map[sightingKey]
 	if !ok || h.Bridged {
 		return
 	}
-	h.times = make([]int64, len(js))
+	h.times, h.stamps = make([]int64, len(js)), make([]correlate.Stamp, len(js))
 	for j := range js {
 		i, ok := h.pick(js, j, t.Point, used)
 		if !ok {
@@ -378,7 +396,7 @@ func (h *Hop) watch(js []correlate.Journey, taps tapIndex, used map[sightingKey]
 		}
 		used[sightingKey{j, i}] = true
 		h.Seen++
-		h.times[j] = js[j].Sightings[i].Time
+		h.times[j], h.stamps[j] = js[j].Sightings[i].Time, js[j].Sightings[i].Stamp
 		h.Sightings = append(h.Sightings, js[j].Sightings[i])
 		if js[j].Repeats > 0 && repeats(&js[j], t.Point, direction(h.Dir)) {
 			h.Repeated++
@@ -457,7 +475,9 @@ func (h *Hop) settle(watched, seenLater bool, journeys int, taps tapIndex) {
 	case h.Hidden != "":
 		h.State, h.Note = Unobserved, h.Hidden
 	case !tapped:
-		h.State, h.Note = Unobserved, "no tap here"
+		h.State, h.Note, h.untapped = Unobserved, "no tap here", true
+	case t.Flapped:
+		h.State, h.Note = Unobserved, "the interface went down and came up again: packets may have passed meanwhile, or have been lost here"
 	case t.Err != "":
 		h.State, h.Note = Unobserved, "the tap here ended early: "+t.Err
 	case t.Drops > 0:
