@@ -284,9 +284,10 @@ func (inv *Inventory) Behind(e Endpoint) []Backend {
 	return out
 }
 
-// Backends are the ready endpoints behind a port of a service.
+// Backends are the endpoints behind a port of a service: the ready ones, or where there is none those that still serve
+// while they terminate, as kube-proxy has it.
 func (inv *Inventory) Backends(s *Service, port *ServicePort) []Backend {
-	var out []Backend
+	var ready, ending []Backend
 	for i := range inv.EndpointSlices {
 		es := &inv.EndpointSlices[i]
 		if es.Namespace != s.Namespace || es.Service != s.Name {
@@ -298,13 +299,20 @@ func (inv *Inventory) Backends(s *Service, port *ServicePort) []Backend {
 		}
 		for _, e := range es.Endpoints {
 			for _, ip := range e.IPs {
-				if e.Ready {
-					out = append(out, Backend{IP: ip, Port: es.Ports[at].Port, Node: e.Node, Pod: inv.PodByIP(ip)})
+				b := Backend{IP: ip, Port: es.Ports[at].Port, Node: e.Node, Pod: inv.PodByIP(ip)}
+				switch {
+				case e.Ready:
+					ready = append(ready, b)
+				case e.Serving && e.Terminating:
+					ending = append(ending, b)
 				}
 			}
 		}
 	}
-	return out
+	if len(ready) == 0 {
+		return ending
+	}
+	return ready
 }
 
 func (inv *Inventory) serviceByIP(ip netip.Addr) *Service {

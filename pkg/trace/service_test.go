@@ -115,6 +115,25 @@ func TestTargets(t *testing.T) {
 	}
 }
 
+// TestTerminatingEndpoints: they are taken where none is ready, and only then.
+func TestTerminatingEndpoints(t *testing.T) {
+	inv := serviceInventory()
+	eps := inv.EndpointSlices[0].Endpoints
+	eps[1].Serving, eps[1].Terminating = true, true
+	behind := func() int { return len(inv.Backends(&inv.Services[0], &inv.Services[0].Ports[0])) }
+	if n := behind(); n != 2 {
+		t.Errorf("%d backends beside ready ones, want the 2 ready ones", n)
+	}
+	eps[0].Ready, eps[2].Ready = false, false
+	if n := behind(); n != 1 {
+		t.Errorf("%d backends where none is ready, want the one that terminates", n)
+	}
+	eps[1].Serving = false
+	if n := behind(); n != 0 {
+		t.Errorf("%d backends, want none", n)
+	}
+}
+
 // TestTargetOfHostPort: the pod, at its own port.
 func TestTargetOfHostPort(t *testing.T) {
 	inv := serviceInventory()

@@ -282,6 +282,13 @@ func TestPluginNodeNotReady(t *testing.T) {
 			t.Error(err)
 		}
 		eventually(t, "node2 is back", ready("True"))
+		eventually(t, "endpoints are back", func() error {
+			const path = `jsonpath={range .items[*].endpoints[*]}{.conditions.ready} {end}`
+			if got := kubectl(t, "get", "endpointslices", "-l", "kubernetes.io/service-name in (web,web-udp,web-node,web-local,web-affine)", "-o", path); strings.Contains(got, "false") {
+				return fmt.Errorf("ready: %s", got)
+			}
+			return nil
+		})
 		nothingLeft(t)
 	})
 	eventually(t, "node2 is not ready", ready("Unknown"))
