@@ -61,9 +61,7 @@ const watchExample = `  podtrace watch coffee-1 coffee-2                        
   podtrace analyze podtrace-20260102T150405.678Z.tar.gz`
 
 func newWatchCmd(s *Streams, runF func(context.Context, *watchOptions) error) *cobra.Command {
-	// frames of a long watch are not carried over the network: the path is on this machine
-	reach := reachOptions{Via: viaLocal, AgentTimeout: time.Second}
-	o := &watchOptions{traceOptions: traceOptions{reachOptions: reach, streams: s}, MaxBytes: 256 << 20, Memory: defaultMemory}
+	o := &watchOptions{traceOptions: traceOptions{streams: s}, MaxBytes: 256 << 20, Memory: defaultMemory}
 	if runF == nil {
 		runF = runWatch
 	}
