@@ -22,7 +22,7 @@ func dropProgramPages() {
 	}
 	defer maps.Close()
 	for sc := bufio.NewScanner(maps); sc.Scan(); {
-		f := strings.Fields(sc.Text()) // from-to perms offset device inode path (proc_pid_maps(5))
+		f := strings.Fields(sc.Text())                   // from-to perms offset device inode path (proc_pid_maps(5))
 		if len(f) < 6 || f[5] != exe || f[1] != "r-xp" { // what a linker has filled in may be read-only by now, and would be lost
 			continue
 		}
