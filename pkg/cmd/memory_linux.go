@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dropProgramPages unmaps the pages of the program file that are only read, some 18 MB after a start: those that are
+// dropProgramPages unmaps the pages of the program's code: those that are
 // run again come back from the page cache one by one. Without /proc nothing happens.
 func dropProgramPages() {
 	exe, err := os.Readlink("/proc/self/exe")
@@ -22,8 +22,8 @@ func dropProgramPages() {
 	}
 	defer maps.Close()
 	for sc := bufio.NewScanner(maps); sc.Scan(); {
-		f := strings.Fields(sc.Text()) // from-to perms offset device inode path (proc_pid_maps(5))
-		if len(f) < 6 || f[5] != exe || strings.Contains(f[1], "w") {
+		f := strings.Fields(sc.Text())                   // from-to perms offset device inode path (proc_pid_maps(5))
+		if len(f) < 6 || f[5] != exe || f[1] != "r-xp" { // what a linker has filled in may be read-only by now, and would be lost
 			continue
 		}
 		var from, to uintptr

@@ -24,7 +24,7 @@ type watchOptions struct {
 	For        time.Duration
 	Until      string
 	MaxLatency time.Duration
-	Keep       time.Duration
+	Past       time.Duration
 	Write      string
 	MaxBytes   byteSize
 	Memory     byteSize
@@ -78,7 +78,7 @@ func newWatchCmd(s *Streams, runF func(context.Context, *watchOptions) error) *c
 			return runF(c.Context(), o)
 		},
 	}
-	o.inventoryOptions.addFlags(c)
+	o.reachOptions.addFlags(c)
 	o.captureOptions.addFlags(c)
 	f := c.Flags()
 	f.StringVarP(&o.Output, "output", "o", report.FormatText, "incidents on standard output as text, or as json: one object a line")
@@ -86,7 +86,7 @@ func newWatchCmd(s *Streams, runF func(context.Context, *watchOptions) error) *c
 	f.DurationVar(&o.For, "for", 0, "how long to watch (0: until interrupted)")
 	f.StringVar(&o.Until, "until", "", "end at the first incident, or at the first that is a fault: incident, broken")
 	f.DurationVar(&o.MaxLatency, "max-latency", 0, "a packet that takes longer from its first interface to its last is an incident (0: none is)")
-	f.DurationVar(&o.Keep, "keep", 5*time.Second, "how much of the past a bundle holds, if --memory has room for it")
+	f.DurationVar(&o.Past, "past", 5*time.Second, "how much of the past a bundle holds, if --memory has room for it")
 	f.StringVarP(&o.Write, "write", "w", ".", "folder for the bundles")
 	f.Var(&o.MaxBytes, "max-bytes", "bound of the bundles on disk")
 	f.Var(&o.Memory, "memory", "bound of the frames in memory")
@@ -115,8 +115,8 @@ func (o *watchOptions) complete(c *cobra.Command, args []string) error {
 		return usageErrorf(c.CommandPath(), "flag --for: %s is negative", o.For)
 	case o.MaxLatency < 0:
 		return usageErrorf(c.CommandPath(), "flag --max-latency: %s is negative", o.MaxLatency)
-	case o.Keep < time.Second || o.Keep > time.Hour:
-		return usageErrorf(c.CommandPath(), "flag --keep: %s is not between 1s and 1h", o.Keep)
+	case o.Past < time.Second || o.Past > time.Hour:
+		return usageErrorf(c.CommandPath(), "flag --past: %s is not between 1s and 1h", o.Past)
 	case o.Until != "" && o.Until != untilIncident && o.Until != untilBroken:
 		return usageErrorf(c.CommandPath(), "flag --until: %q is none of incident, broken", o.Until)
 	case o.Memory < 1<<20 || o.Memory > 16<<30:
@@ -151,7 +151,7 @@ func runWatch(ctx context.Context, o *watchOptions) error {
 	defer stop()
 	w := &watcher{o: o, shelf: shelf{folder: o.Write, most: int64(o.MaxBytes)}}
 	rec, err := trace.Record(watching, to, trace.RecordOptions{
-		Keep: o.Keep, Memory: int(o.Memory), Bound: o.MaxLatency, OnIncident: w.incident, Rest: rest,
+		Keep: o.Past, Memory: int(o.Memory), Bound: o.MaxLatency, OnIncident: w.incident, Rest: rest,
 	})
 	if rec == nil {
 		return err
