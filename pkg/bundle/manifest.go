@@ -190,6 +190,8 @@ func (e endpoint) endpoint(inv *inventory.Inventory) inventory.Endpoint {
 		if e.Service != nil {
 			out.Service = inv.Service(e.Service.Namespace, e.Service.Name)
 			out.ServicePort = e.portOf(out.Service)
+		} else if e.ServicePort != nil { // a pod's hostPort
+			out = inv.ForProto(out, e.ServicePort.Proto)
 		}
 	case inventory.KindService:
 		out.Service = inv.Service(e.Namespace, e.Name)
