@@ -60,9 +60,9 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 				return true, nil, err
 			}
 		}
+		p = p.DeepCopy() // the fake goes on writing to its own
 		go func() {
 			time.Sleep(20 * time.Millisecond) // the watch is on by then, or the pod is asked for
-			p := p.DeepCopy()
 			if c.kubelet != nil {
 				c.kubelet(p)
 			} else {
