@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -304,6 +305,9 @@ func (r *reader) ethtoolPeers() error {
 func (r *reader) proc() (err error) {
 	if err = readSysctls(r.ns.Sysctls); err != nil {
 		return err
+	}
+	if b, err := os.ReadFile("/proc/thread-self/net/ip_vs"); err == nil { // only where the module is loaded
+		r.ns.IPVS = parseIPVS(string(b))
 	}
 	r.ns.SNMP, err = readSNMP()
 	return err

@@ -67,6 +67,8 @@ type Netns struct {
 	Cgroup []Hook `json:"cgroup,omitempty"`
 
 	Netfilter *netfilter.Ruleset `json:"netfilter,omitempty"` // nil: not read
+	// IPVS are the virtual servers of the namespace (/proc/net/ip_vs).
+	IPVS []VirtualServer `json:"ipvs,omitempty"`
 	// SNMP holds the protocol counters of /proc/net/snmp, snmp6 and netstat, "Udp.InCsumErrors".
 	SNMP map[string]uint64 `json:"snmp,omitempty"`
 
