@@ -123,11 +123,11 @@ cover: ## test coverage, as cover.out and a summary
 	$(GO) tool cover -func=cover.out | tail -1
 
 .PHONY: cross
-cross: ## cross-build for the systems that the plugin and the analysis run on
-	@for os in linux darwin windows; do for arch in amd64 arm64; do \
-		echo "build $$os/$$arch"; \
-		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -o /dev/null ./cmd/podtrace || exit 1; \
-	done; done
+cross: ## cross-build for each system and each processor once: dist builds every pair
+	@for pair in linux/arm64 darwin/arm64 windows/amd64; do \
+		echo "build $$pair"; \
+		CGO_ENABLED=0 GOOS=$${pair%/*} GOARCH=$${pair#*/} $(GO) build -o /dev/null ./cmd/podtrace || exit 1; \
+	done
 
 .PHONY: golden
 golden: ## rewrite the golden files from what the code prints
