@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/podtrace/podtrace/pkg/decode"
+	"github.com/podtrace/podtrace/pkg/decode/vxlan"
 	"github.com/podtrace/podtrace/pkg/flows"
 	"github.com/podtrace/podtrace/pkg/pcapfile"
 )
@@ -70,7 +71,7 @@ func addresses(p flows.Point) map[netip.Addr]int {
 		return out // whoever reads it next says why
 	}
 	defer r.Close() //nolint:errcheck // only read
-	d := decode.Decoder{VXLANPorts: []uint16{4789, 8472}}
+	d := decode.Decoder{VXLANPorts: []uint16{vxlan.PortIANA, vxlan.PortLinux}}
 	var rec pcapfile.Record
 	var h decode.Frame
 	for n := 0; n < sampled; {

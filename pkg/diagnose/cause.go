@@ -49,14 +49,7 @@ func (c *leg) nameCheck(ck *verify.Check, f *Finding) (cause, summary string) {
 		return "pod-route-wrong", fmt.Sprintf("%s on %s: the pod's route for %s is %q, expected via %s",
 			c.nsName(ck.Step.Netns), f.Node, ck.Step.Target, ck.Observed, ck.Expected)
 	case verify.CheckEndpoint:
-		cause = "dnat-dead-endpoint"
-		if ck.Step.Rule.What == netfilter.WhatConn {
-			cause = "ct-stale"
-			if len(c.Hops) > 0 && c.Hops[0].Frame.Proto == forward.ProtoUDP {
-				cause = "ct-stale-udp"
-			}
-		}
-		return cause, fmt.Sprintf("%s: the service's address is translated to %s, which is none of its endpoints (%s): %s", ck.Step.Node, ck.Observed, ck.Expected, ck.Step.Entry)
+		return c.deadEndpoint(ck.Step), fmt.Sprintf("%s: the service's address is translated to %s, which is none of its endpoints (%s): %s", ck.Step.Node, ck.Observed, ck.Expected, ck.Step.Entry)
 	case verify.CheckPort:
 		return "wrong-port", fmt.Sprintf("port %s is asked for, and the packet arrives at port %s%s", ck.Expected, ck.Observed, c.natWords(ck.Step, f))
 	case verify.CheckDelivered:

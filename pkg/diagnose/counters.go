@@ -75,7 +75,7 @@ func (c *leg) tableFull(f *Finding, places ...*verify.Hop) {
 			continue
 		}
 		switch {
-		case strings.HasPrefix(m.Counter, "conntrack/") && (len(c.in.Witness.Drops) == 0 || c.netfilterDropped(places...)):
+		case strings.HasPrefix(m.Counter, "conntrack/") && c.mayBeNetfilter(places...):
 			f.Cause = "ct-table-full"
 			f.Summary = fmt.Sprintf("%s: the connection table is full (%s), so the first packet of a new connection is dropped", m.Node, m.Full)
 		case strings.HasPrefix(m.Counter, "neigh/"):
@@ -128,11 +128,16 @@ func (c *leg) netfilterDropped(places ...*verify.Hop) bool {
 	})
 }
 
+// mayBeNetfilter reports whether a kernel said so, or none said anything.
+func (c *leg) mayBeNetfilter(places ...*verify.Hop) bool {
+	return len(c.in.Witness.Drops) == 0 || c.netfilterDropped(places...)
+}
+
 // clashed: the packet was lost where a rule gives it another source, and the kernel counted connections that it could
 // not enter: another connection has the same addresses and ports already.
 func (c *leg) clashed(last, next *verify.Hop, evidence []string, at int) bool {
 	s := verify.NATStep(c.Forward, "ipSrc")
-	if s == nil || s.Netns != last.Netns || s.Netns != next.Netns || s.Rule.What != netfilter.WhatNAT || len(c.in.Witness.Drops) > 0 && !c.netfilterDropped(last, next) {
+	if s == nil || s.Netns != last.Netns || s.Netns != next.Netns || s.Rule.What != netfilter.WhatNAT || !c.mayBeNetfilter(last, next) {
 		return false
 	}
 	counted := slices.ContainsFunc(c.in.Witness.Moved, func(m Moved) bool {

@@ -330,16 +330,22 @@ func (c *leg) translated(d *forward.Drop) (Finding, bool) {
 	if to == c.intent.Dst.IP {
 		return Finding{}, false
 	}
-	f := Finding{Cause: "dnat-dead-endpoint", Node: s.Node, Interface: c.linkName(s), Evidence: stepEvidence(s)}
-	if s.Rule != nil && s.Rule.What == netfilter.WhatConn {
-		f.Cause = "ct-stale"
-		if c.Forward.FinalFlow.Proto == forward.ProtoUDP || len(c.Hops) > 0 && c.Hops[0].Frame.Proto == forward.ProtoUDP {
-			f.Cause = "ct-stale-udp"
-		}
-	}
+	f := Finding{Cause: c.deadEndpoint(s), Node: s.Node, Interface: c.linkName(s), Evidence: stepEvidence(s)}
 	f.Summary = fmt.Sprintf("%s: the destination is translated to %s, where nobody is: %s", s.Node, to, s.Entry)
 	f.Remedy = c.remedy(f.Cause, s, nil)
 	return f, true
+}
+
+// deadEndpoint names a translation to where no endpoint is: a rule's, or a connection's that outlived it.
+func (c *leg) deadEndpoint(s *forward.Step) string {
+	switch {
+	case s.Rule == nil || s.Rule.What != netfilter.WhatConn:
+		return "dnat-dead-endpoint"
+	case c.Forward.FinalFlow.Proto == forward.ProtoUDP || len(c.Hops) > 0 && c.Hops[0].Frame.Proto == forward.ProtoUDP:
+		return "ct-stale-udp"
+	default:
+		return "ct-stale"
+	}
 }
 
 // alternatives reports the ways that the tables allow beside the one that was taken, and that end badly: a dead
@@ -350,30 +356,14 @@ func (c *leg) alternatives() {
 	}
 	for i := range c.Others {
 		l := &c.Others[i]
-		bad := slices.IndexFunc(l.Checks, func(ck verify.Check) bool { return !ck.OK })
-		if len(l.Chance) == 0 && l.Undecided == "" || l.Drop == nil && bad < 0 {
+		if len(l.Chance) == 0 && l.Undecided == "" || l.Undecided != "" && c.in.Wire != nil {
+			continue // of those that hang on a rule, the wire has decided
+		}
+		f, bad := c.otherWay(l)
+		if !bad {
 			continue
 		}
-		if l.Undecided != "" && c.in.Wire != nil {
-			continue // the wire has decided
-		}
-		o := *c
-		o.Leg = &verify.Leg{Name: c.Name, Forward: l.Leg}
-		for k := range l.Hops {
-			o.Hops = append(o.Hops, verify.Hop{Hop: l.Hops[k], Expected: true})
-		}
-		f := Finding{Leg: c.Name, Severity: Error, place: place(c.n, len(l.Hops), 98)}
-		if bad >= 0 {
-			ck := &l.Checks[bad]
-			f.Node, f.Interface, f.Evidence = ck.Node, ck.Interface, c.checkEvidence(ck)
-			f.Cause, f.Summary = o.nameCheck(ck, &f)
-			f.Remedy = o.remedy(f.Cause, ck.Step, ck)
-		} else {
-			d := l.Drop
-			f.Node, f.Interface, f.Evidence = d.Node, d.Interface, stepEvidence(&d.Step)
-			f.Cause, f.Summary = o.nameDrop(d, &f)
-			f.Remedy = o.remedy(f.Cause, &d.Step, nil)
-		}
+		f.Severity, f.place = Error, place(c.n, len(l.Hops), 98)
 		f.Summary = "some packets, by chance: " + f.Summary
 		when := strings.Join(l.Chance, "; ")
 		if l.Undecided != "" {
@@ -391,31 +381,38 @@ func (c *leg) alternatives() {
 func (c *leg) beyond() {
 	for _, l := range c.in.Rest[c.n] {
 		way := c.intent.Alternative(l)
-		o := *c
-		o.Leg = &verify.Leg{Name: c.Name, Forward: l}
-		for k := range l.Hops {
-			o.Hops = append(o.Hops, verify.Hop{Hop: l.Hops[k], Expected: true})
+		if f, bad := c.otherWay(&way); bad {
+			f.Severity, f.place = Warning, place(c.n, 900, 0)
+			f.Summary = "further on: " + f.Summary
+			c.found = append(c.found, f)
+			return
 		}
-		f := Finding{Leg: c.Name, Severity: Warning, place: place(c.n, 900, 0)}
-		bad := slices.IndexFunc(way.Checks, func(ck verify.Check) bool { return !ck.OK })
-		switch {
-		case bad >= 0:
-			ck := &way.Checks[bad]
-			f.Node, f.Interface, f.Evidence = ck.Node, ck.Interface, c.checkEvidence(ck)
-			f.Cause, f.Summary = o.nameCheck(ck, &f)
-			f.Remedy = o.remedy(f.Cause, ck.Step, ck)
-		case l.Drop != nil:
-			d := l.Drop
-			f.Node, f.Interface, f.Evidence = d.Node, d.Interface, stepEvidence(&d.Step)
-			f.Cause, f.Summary = o.nameDrop(d, &f)
-			f.Remedy = o.remedy(f.Cause, &d.Step, nil)
-		default:
-			continue
-		}
-		f.Summary = "further on: " + f.Summary
-		c.found = append(c.found, f)
-		return
 	}
+}
+
+// otherWay names the first thing that is wrong, by the tables alone, with a way that no packet was seen to take: an
+// entry that was not meant, else where it ends.
+func (c *leg) otherWay(way *verify.Other) (f Finding, bad bool) {
+	o := *c
+	o.Leg = &verify.Leg{Name: c.Name, Forward: way.Leg}
+	for k := range way.Hops {
+		o.Hops = append(o.Hops, verify.Hop{Hop: way.Hops[k], Expected: true})
+	}
+	f.Leg = c.Name
+	if i := slices.IndexFunc(way.Checks, func(ck verify.Check) bool { return !ck.OK }); i >= 0 {
+		ck := &way.Checks[i]
+		f.Node, f.Interface, f.Evidence = ck.Node, ck.Interface, c.checkEvidence(ck)
+		f.Cause, f.Summary = o.nameCheck(ck, &f)
+		f.Remedy = o.remedy(f.Cause, ck.Step, ck)
+		return f, true
+	}
+	if d := way.Drop; d != nil {
+		f.Node, f.Interface, f.Evidence = d.Node, d.Interface, stepEvidence(&d.Step)
+		f.Cause, f.Summary = o.nameDrop(d, &f)
+		f.Remedy = o.remedy(f.Cause, &d.Step, nil)
+		return f, true
+	}
+	return f, false
 }
 
 // established reports what becomes of the data after a handshake that passes: rules may let only that through.

@@ -110,12 +110,9 @@ func ledTo(ns *tables.Netns, table uint32) bool {
 // lastPref is the preference of the last rule before that of table main.
 func lastPref(ns *tables.Netns) (last uint32) {
 	for _, r := range ns.Rules {
-		if r.Priority < mainPref {
+		if r.Priority < tables.PrefMain {
 			last = max(last, r.Priority)
 		}
 	}
 	return last
 }
-
-// mainPref is the preference of the kernel's own rule for table main (net/ipv4/fib_rules.c).
-const mainPref = 32766

@@ -98,7 +98,7 @@ func (h *host) routes(q query) []answer {
 // defaultRules are those of a namespace whose rules were not read or given.
 var defaultRules = []*tables.Rule{
 	{Priority: 0, Action: tables.RuleTable, Table: tables.TableLocal, SuppressPrefixLen: -1, SuppressIfGroup: -1},
-	{Priority: 32766, Action: tables.RuleTable, Table: tables.TableMain, SuppressPrefixLen: -1, SuppressIfGroup: -1},
+	{Priority: tables.PrefMain, Action: tables.RuleTable, Table: tables.TableMain, SuppressPrefixLen: -1, SuppressIfGroup: -1},
 	{Priority: 32767, Action: tables.RuleTable, Table: tables.TableDefault, SuppressPrefixLen: -1, SuppressIfGroup: -1},
 }
 

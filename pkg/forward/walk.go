@@ -261,15 +261,7 @@ func (m *Model) Data(from netns.ID, f Flow, reply Leg, size int) []Leg {
 // replyFromOutside: which way the answer takes out there, and how far its sender is, is not in the tables.
 func (m *Model) replyFromOutside(request Leg) []Leg {
 	last := request.Hops[len(request.Hops)-1]
-	h := m.hosts[last.Netns]
-	l := h.link(last.Ifindex)
-	var done []Leg
-	w := &walk{m: m, done: &done}
-	w.leg.state = request.state.clone()
-	p := newPacket(h, replyFlow(request.FinalFlow))
-	p.EthDst, p.Any = l.MAC, p.Any|FieldEthSrc|FieldTTL
-	w.arrive(h, l, p)
-	return done
+	return m.Arriving(last.Netns, last.Ifindex, replyFlow(request.FinalFlow), &request)
 }
 
 // Arriving plays a packet that comes in by a device, addressed to it, from where nothing is known. Of a reply, after is

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/podtrace/podtrace/pkg/decode/vxlan"
 	"github.com/podtrace/podtrace/pkg/inventory"
 	"github.com/podtrace/podtrace/pkg/netns"
 	"github.com/podtrace/podtrace/pkg/tables"
@@ -244,19 +245,15 @@ func (b *builder) inferPort(s *linkState) {
 	}
 }
 
-// Ports of VXLAN that networks have by default: the kernel's and flannel's, and the IANA's that Calico takes.
-const (
-	linuxVXLANPort = 8472
-	ianaVXLANPort  = 4789
-	calicoVNI      = 4096
-)
+// calicoVNI is the VNI that Calico takes by default.
+const calicoVNI = 4096
 
 // inferVXLAN gives a vxlan device what flannel or Calico give it, as far as name and announcement say.
 func (b *builder) inferVXLAN(s *linkState, k *kubeFacts) {
 	if s.Kind != "vxlan" || s.VXLAN != nil {
 		return
 	}
-	x := &tables.VXLAN{Port: linuxVXLANPort, LocalBypass: true, DF: "unset"}
+	x := &tables.VXLAN{Port: vxlan.PortLinux, LocalBypass: true, DF: "unset"}
 	var lease inventory.Lease
 	if n := k.inv.Node(b.ns.Node); n != nil {
 		lease = n.Flannel
@@ -269,7 +266,7 @@ func (b *builder) inferVXLAN(s *linkState, k *kubeFacts) {
 	case lease.VNI != 0:
 		x.VNI, why = tables.VNI(lease.VNI), "what its node announces"
 	case s.Name == "vxlan.calico":
-		x.VNI, x.Port, why = calicoVNI, ianaVXLANPort, "Calico's default"
+		x.VNI, x.Port, why = calicoVNI, vxlan.PortIANA, "Calico's default"
 	default:
 		return // stays unknown
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/podtrace/podtrace/pkg/capture"
 	"github.com/podtrace/podtrace/pkg/decode"
+	"github.com/podtrace/podtrace/pkg/decode/vxlan"
 	"github.com/podtrace/podtrace/pkg/report"
 	"github.com/podtrace/podtrace/pkg/tables"
 	"github.com/podtrace/podtrace/pkg/trace"
@@ -155,17 +156,10 @@ func (w *ways) direction(at trace.Point, f *capture.Frame) (d capture.Direction,
 	return d, ok
 }
 
-// vxlanPorts are the UDP ports that frames may be encapsulated on.
+// vxlanPorts are the UDP ports that frames may be encapsulated on: those of the devices that were listed, and what those
+// that were not most likely have.
 func vxlanPorts(s *tables.Snapshot) []uint16 {
-	out := []uint16{4789, 8472}
-	for _, n := range s.Netns {
-		for _, l := range n.Links {
-			if l.VXLAN != nil && l.VXLAN.Port != 0 && !slices.Contains(out, l.VXLAN.Port) {
-				out = append(out, l.VXLAN.Port)
-			}
-		}
-	}
-	return out
+	return append([]uint16{vxlan.PortIANA, vxlan.PortLinux}, s.VXLANPorts()...)
 }
 
 // mostMatched is how many packets of a file are held against the hops.

@@ -2,6 +2,7 @@ package tables
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -24,6 +25,26 @@ func (s *Snapshot) Host(node string) *Netns {
 		}
 	}
 	return nil
+}
+
+// VXLANPorts are the UDP ports, in host byte order, of every vxlan device and of the FDB rows that override them.
+func (s *Snapshot) VXLANPorts() (ports []uint16) {
+	add := func(p uint16) {
+		if p != 0 && !slices.Contains(ports, p) {
+			ports = append(ports, p)
+		}
+	}
+	for _, n := range s.Netns {
+		for i := range n.Links {
+			if x := n.Links[i].VXLAN; x != nil {
+				add(x.Port)
+			}
+		}
+		for i := range n.FDB {
+			add(n.FDB[i].Port)
+		}
+	}
+	return ports
 }
 
 // Link returns the interface with that index, nil when there is none.

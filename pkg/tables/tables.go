@@ -307,6 +307,9 @@ const (
 	TableLocal   uint32 = 255
 )
 
+// PrefMain is the preference of the kernel's own rule for table main (net/ipv4/fib_rules.c).
+const PrefMain = 32766
+
 // Route is one entry of a routing table.
 type Route struct {
 	Table    uint32       `json:"table"`

@@ -320,7 +320,7 @@ func wire(c *Case, p plan) *verify.Wire {
 const payloadHashed = 64
 
 func sightings(c *Case, p plan) []correlate.Sighting {
-	encap := decode.Decoder{VXLANPorts: vxlanPorts(c.Snapshot), IPUDPPorts: p.proxyPorts()}
+	encap := decode.Decoder{VXLANPorts: c.Snapshot.VXLANPorts(), IPUDPPorts: p.proxyPorts()}
 	var plain decode.Decoder
 	under := make(map[int]bool)
 	for _, pt := range c.Observed.Points {
@@ -359,27 +359,6 @@ var stamps = map[capture.Stamp]correlate.Stamp{
 
 // arphrdNone is the hardware type of devices whose frames start at the IP header.
 const arphrdNone = 65534
-
-// vxlanPorts are the UDP ports of every vxlan device in the snapshot, and of FDB rows that override them.
-func vxlanPorts(s *tables.Snapshot) []uint16 {
-	var out []uint16
-	add := func(p uint16) {
-		if p != 0 && !slices.Contains(out, p) {
-			out = append(out, p)
-		}
-	}
-	for _, n := range s.Netns {
-		for _, l := range n.Links {
-			if l.VXLAN != nil {
-				add(l.VXLAN.Port)
-			}
-		}
-		for _, f := range n.FDB {
-			add(f.Port)
-		}
-	}
-	return out
-}
 
 // aliases are all addresses that either end is known by on the way: the model's own rewrites included.
 func aliases(c *Case, p plan) (a, b []netip.Addr) {

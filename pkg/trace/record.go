@@ -458,7 +458,7 @@ func earliest(frames []capture.Frame) time.Time {
 // detectorConfig is the path as a detector has to know it: of the ways that the tables allow, the longest.
 func detectorConfig(c *Case, p plan, points []Point, bound time.Duration) recorder.Config {
 	cfg := recorder.Config{
-		Encap: map[int]bool{}, Decoder: decode.Decoder{VXLANPorts: vxlanPorts(c.Snapshot), IPUDPPorts: p.proxyPorts()}, Grace: grace, Bound: bound,
+		Encap: map[int]bool{}, Decoder: decode.Decoder{VXLANPorts: c.Snapshot.VXLANPorts(), IPUDPPorts: p.proxyPorts()}, Grace: grace, Bound: bound,
 	}
 	cfg.A, cfg.B = aliases(c, p)
 	for _, pt := range points {

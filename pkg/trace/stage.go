@@ -334,7 +334,7 @@ func (st *stage) taps(p plan, pts []Point) ([]node.Tap, error) {
 		flow.Proto = 0
 	}
 	var encap []capture.Encap
-	for _, port := range vxlanPorts(c.Snapshot) {
+	for _, port := range c.Snapshot.VXLANPorts() {
 		encap = append(encap, capture.Encap{UDPPort: port})
 	}
 	for _, port := range p.proxyPorts() {

@@ -18,6 +18,13 @@ import (
 // HeaderLen is the length of the header in bytes.
 const HeaderLen = 8
 
+// UDP ports that a device has where nothing says another: that of RFC 7348 section 5, and what Linux takes by itself
+// (drivers/net/vxlan/vxlan_core.c), as it did before there was an RFC.
+const (
+	PortIANA  = 4789
+	PortLinux = 8472
+)
+
 // Bits of the first two bytes.
 const (
 	flagI byte = 0x08 // byte 0, RFC 7348 section 5: the VNI is valid
