@@ -13,6 +13,9 @@ import (
 // main, it never runs a goroutine that enters another network namespace.
 func init() { runtime.LockOSThread() }
 
+// main does nothing but wait: a goroutine that is bound to a thread is slow to talk to others.
 func main() {
-	os.Exit(cmd.Main(os.Args, cmd.System()))
+	status := make(chan int)
+	go func() { status <- cmd.Main(os.Args, cmd.System()) }()
+	os.Exit(<-status)
 }
