@@ -33,6 +33,7 @@ const completeName = "kubectl_complete-podtrace"
 // Main runs the command line argv, argv[0] being the program's name, and returns the exit status.
 // An interrupt cancels the command, which still prints what it knows; a second one kills it.
 func Main(argv []string, s *Streams) int {
+	hurry()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	context.AfterFunc(ctx, stop)

@@ -141,7 +141,6 @@ func runWatch(ctx context.Context, o *watchOptions) error {
 		return err
 	}
 	defer done()
-	thrifty()
 	to.Full, to.NoBPF, to.Contrast = o.Full, o.NoBPF, trace.ContrastNever
 	o.apply(&to)
 	watching, stop := ctx, context.CancelFunc(func() {})
@@ -151,7 +150,7 @@ func runWatch(ctx context.Context, o *watchOptions) error {
 	defer stop()
 	w := &watcher{o: o, shelf: shelf{folder: o.Write, most: int64(o.MaxBytes)}}
 	rec, err := trace.Record(watching, to, trace.RecordOptions{
-		Keep: o.Past, Memory: int(o.Memory), Bound: o.MaxLatency, OnIncident: w.incident, Rest: rest,
+		Keep: o.Past, Memory: int(o.Memory), Bound: o.MaxLatency, OnIncident: w.incident, Rest: thrifty,
 	})
 	if rec == nil {
 		return err

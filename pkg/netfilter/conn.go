@@ -9,7 +9,7 @@ import (
 // ReadOptions bounds which tracked connections are read.
 type ReadOptions struct {
 	// Addrs keeps the connections that touch one of these addresses, and those between two of Nodes; both nil keep
-	// all, up to maxConns.
+	// all, up to maxConns, both empty none: the kernel walks its whole table to answer, however little is in it.
 	Addrs []netip.Addr
 	Nodes []netip.Addr
 }

@@ -125,6 +125,9 @@ func (r *Ruleset) readRecent() error {
 
 // readConns reads the tracked connections, where conntrack is at work at all.
 func (r *Ruleset) readConns(h *netns.Handle, o ReadOptions) error {
+	if o.Addrs != nil && len(o.Addrs)+len(o.Nodes) == 0 {
+		return nil
+	}
 	count := 0
 	var conn *conntrack.Conn
 	err := h.Do(func() error {

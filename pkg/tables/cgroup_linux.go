@@ -36,7 +36,7 @@ var cgroupHooks = []struct {
 
 // cgroupPrograms asks for the programs on the cgroups whose processes are in a namespace: of a node's own, those on
 // the root. A machine without cgroup v2 has none.
-func cgroupPrograms(id netns.ID, host bool) (out []Hook, err error) {
+func (r *reader) cgroupPrograms() (out []Hook, err error) {
 	mounts, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
@@ -47,8 +47,8 @@ func cgroupPrograms(id netns.ID, host bool) (out []Hook, err error) {
 		return nil, nil
 	}
 	groups := []string{"/"}
-	if !host {
-		groups = cgroupsOf(id)
+	if r.ns.Name != HostName {
+		groups = r.groups()[r.ns.ID]
 	}
 	for _, g := range groups {
 		dir, err := os.Open(filepath.Join(root, g))
@@ -77,24 +77,32 @@ func cgroupMount(mounts io.Reader) string {
 	return ""
 }
 
-// cgroupsOf are the cgroups of the processes in a namespace, and those above them but the root.
-func cgroupsOf(id netns.ID) (out []string) {
+// cgroups are those of the processes in each namespace, and those above them but the root.
+func cgroups(sources []Source) map[netns.ID][]string {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil
 	}
+	out := make(map[netns.ID][]string)
+	for _, s := range sources {
+		out[s.Netns.ID()] = nil
+	}
 	for _, dir := range dirs {
 		var st unix.Stat_t
-		if unix.Stat(dir+"/ns/net", &st) != nil || (netns.ID{Dev: st.Dev, Ino: st.Ino}) != id {
+		if unix.Stat(dir+"/ns/net", &st) != nil {
+			continue
+		}
+		id := netns.ID{Dev: st.Dev, Ino: st.Ino}
+		if _, wanted := out[id]; !wanted {
 			continue
 		}
 		b, err := os.ReadFile(dir + "/cgroup")
 		if err != nil {
 			continue
 		}
-		for g := cgroupV2(string(b)); g != "/" && g != "." && len(out) < maxCgroups; g = filepath.Dir(g) {
-			if !slices.Contains(out, g) {
-				out = append(out, g)
+		for g := cgroupV2(string(b)); g != "/" && g != "." && len(out[id]) < maxCgroups; g = filepath.Dir(g) {
+			if !slices.Contains(out[id], g) {
+				out[id] = append(out[id], g)
 			}
 		}
 	}

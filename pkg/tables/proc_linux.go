@@ -8,6 +8,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // sysctlFiles are the values that decide forwarding and belong to no device.
@@ -43,15 +45,28 @@ func readSysctls(out map[string]string) error {
 }
 
 func readSysctl(file string, out map[string]string) error {
-	b, err := os.ReadFile("/proc/sys/net/" + file)
+	b, err := readValue("/proc/sys/net/" + file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return err
+		return &fs.PathError{Op: "read", Path: "/proc/sys/net/" + file, Err: err}
 	}
 	out[strings.ReplaceAll(file, "/", ".")] = string(bytes.TrimSpace(b))
 	return nil
+}
+
+// readValue reads a file of one value. There are dozens in each namespace, and os.ReadFile makes three times the
+// system calls: it sees to files that are long, or that block.
+func readValue(file string) ([]byte, error) {
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 256)
+	n, err := unix.Read(fd, b)
+	return b[:max(n, 0)], err
 }
 
 // readSNMP reads the protocol counters of the calling thread's namespace. /proc/net would be those

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/podtrace/podtrace/pkg/netfilter"
+	"github.com/podtrace/podtrace/pkg/netns"
 )
 
 // rtextFilterBRVLAN asks for the VLAN tables of bridge ports (RTEXT_FILTER_BRVLAN).
@@ -22,10 +24,11 @@ const rtextFilterBRVLAN = 1 << 1
 func Read(ctx context.Context, sources []Source) (*Snapshot, error) {
 	sources = distinct(sources)
 	s := &Snapshot{Netns: make([]*Netns, len(sources))}
+	groups := sync.OnceValue(func() map[netns.ID][]string { return cgroups(sources) }) // goes through all processes
 	g, ctx := errgroup.WithContext(ctx)
 	for i, src := range sources {
 		g.Go(func() error {
-			ns, err := readNetns(ctx, src, sources)
+			ns, err := readNetns(ctx, src, sources, groups)
 			if err != nil {
 				return fmt.Errorf("read tables of %q on node %q: %w", src.Name, src.Node, err)
 			}
@@ -57,10 +60,12 @@ type reader struct {
 	conn *rtnl
 	tool ethtool
 	ns   *Netns
+	// groups gives the cgroups of the processes in each namespace.
+	groups func() map[netns.ID][]string
 }
 
-func readNetns(ctx context.Context, src Source, all []Source) (*Netns, error) {
-	r := &reader{src: src, ns: &Netns{
+func readNetns(ctx context.Context, src Source, all []Source, groups func() map[netns.ID][]string) (*Netns, error) {
+	r := &reader{src: src, groups: groups, ns: &Netns{
 		ID: src.Netns.ID(), Node: src.Node, Name: src.Name, Exec: src.Exec, Taken: time.Now().UTC(),
 		Sysctls: make(map[string]string),
 	}}
@@ -321,7 +326,7 @@ func (r *reader) programs() error {
 		l.Hooks = append(l.Hooks, hooks[l.Index]...)
 	}
 	if err == nil {
-		r.ns.Cgroup, err = cgroupPrograms(r.ns.ID, r.ns.Name == HostName)
+		r.ns.Cgroup, err = r.cgroupPrograms()
 	}
 	return err
 }

@@ -25,7 +25,7 @@ type RecordOptions struct {
 	Keep   time.Duration // how much of the past an incident has, if Memory holds as much
 	Memory int           // bytes of frames that are kept
 	Bound  time.Duration // a packet that takes longer is an incident; 0: none is
-	// Rest, if set, is called before the rings are made and after each judgement: much of the memory that was in
+	// Rest, if set, is called when the taps are armed and after each judgement: much of the memory that was in
 	// use is not needed until the next.
 	Rest func()
 	// OnIncident gets each incident, from the goroutine that called Record. It says whether to go on.
@@ -135,7 +135,7 @@ type sample struct {
 // session records until ctx ends, an incident ends it (more is false), or the path has other taps (more is true).
 func (rec *recording) session(ctx context.Context) (more bool, err error) {
 	o := rec.o
-	o.taps = true
+	o.taps, o.lean = true, true
 	s, err := start(ctx, o)
 	if err != nil {
 		return false, err
@@ -166,7 +166,6 @@ func (t *taping) arm(ctx context.Context) (err error) {
 		}
 	})
 	t.o.say("arming %d taps", len(pts))
-	t.r.rest()
 	t.ses, err = st.edge.Stream(ctx, captureConfig(&t.o, pts), func(f *capture.Frame) {
 		t.history.Add(f)
 		t.watch.Look(f)
@@ -180,7 +179,6 @@ func (t *taping) arm(ctx context.Context) (err error) {
 		return err
 	}
 	t.o.say("armed in %s, watching", t.ses.ArmDuration().Round(10*time.Microsecond))
-	t.r.rest()
 	t.drops, t.before = st.watchAnyDrops(ctx, p), st.edge.Counters(ctx)
 	t.r.rest()
 	return nil

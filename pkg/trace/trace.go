@@ -44,6 +44,7 @@ type Options struct {
 	Version  string
 
 	taps bool // the interfaces of the path will be tapped
+	lean bool // the tables only have to say where to tap: without connections
 }
 
 func (o *Options) say(format string, args ...any) {
@@ -167,6 +168,9 @@ func (s *session) read(ctx context.Context) error {
 // connections are those that a packet of the path may meet: of its two ends and of a service's endpoints, whatever
 // is translated on the way, and of the tunnel between the nodes.
 func (s *session) connections() (o netfilter.ReadOptions) {
+	if s.o.lean {
+		return netfilter.ReadOptions{Addrs: []netip.Addr{}}
+	}
 	o.Addrs = slices.Concat(s.c.Source.IPs, s.c.Destination.IPs)
 	if svc := s.c.Destination.Service; svc != nil && s.c.Destination.ServicePort != nil {
 		for _, b := range s.o.Inventory.Backends(svc, s.c.Destination.ServicePort) {
