@@ -1,4 +1,4 @@
-// Command benchoffline measures pkg/flows against tcpdump on the same files, and fails if the answer is
+// Command benchoffline measures podtrace analyze against tcpdump on the same files, and fails if the answer is
 // not the truth or a figure is above its bound.
 //
 // Files are made, and captures compared, in processes of their own: what the kernel counts for a child
@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,8 +27,8 @@ import (
 func main() {
 	packets := flag.Int("packets", 3_000_000, "packets of each file")
 	gencap := flag.String("gencap", "bin/gencap", "the generator")
-	podtrace := flag.String("podtrace", "bin/podtrace", "the whole command, whose figures are shown beside")
-	child := flag.String("compare", "", "compare the files in this folder (what the child does)")
+	podtrace := flag.String("podtrace", "bin/podtrace", "the command that is measured")
+	child := flag.String("compare", "", "compare the files in this folder and count allocations (what the child does)")
 	flag.Parse()
 	var err error
 	if *child != "" {
@@ -43,8 +44,8 @@ func main() {
 
 // answer is what the child prints.
 type answer struct {
-	Mallocs uint64        `json:"mallocs"`
-	Result  *flows.Result `json:"result"`
+	Mallocs uint64 `json:"mallocs"`
+	Packets uint64 `json:"packets"`
 }
 
 // compare is the child: it prints its answer.
@@ -59,7 +60,11 @@ func compare(dir string) error {
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return json.NewEncoder(os.Stdout).Encode(answer{m.Mallocs, res})
+	a := answer{Mallocs: m.Mallocs}
+	for i := range res.Points {
+		a.Packets += res.Points[i].Packets
+	}
+	return json.NewEncoder(os.Stdout).Encode(a)
 }
 
 // usage is what a command used.
@@ -75,11 +80,12 @@ func (u usage) String() string {
 // run runs a command and gives its output.
 func run(name string, args ...string) ([]byte, usage, error) {
 	cmd := exec.Command(name, args...)
-	cmd.Stderr = os.Stderr
+	var said strings.Builder // tcpdump names each file
+	cmd.Stderr = &said
 	start := time.Now()
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, usage{}, fmt.Errorf("%s: %w", name, err)
+		return nil, usage{}, fmt.Errorf("%s: %w: %s", name, err, said.String())
 	}
 	state := cmd.ProcessState
 	u := usage{wall: time.Since(start), cpu: state.UserTime() + state.SystemTime()}
@@ -89,58 +95,41 @@ func run(name string, args ...string) ([]byte, usage, error) {
 	return out, u, nil
 }
 
-// measure makes files, compares them some times and holds the answers against the truth. It gives the
+// measure makes files, has the command compare them some times and holds its answers against the truth. It gives the
 // fastest run, with the peak memory of all.
-func measure(gencap, dir string, packets, times int) (usage, float64, error) {
+func measure(gencap, podtrace, dir string, packets, times int) (usage, error) {
 	if _, _, err := run(gencap, "-dir", dir, "-packets", strconv.Itoa(packets)); err != nil {
-		return usage{}, 0, err
-	}
-	truth, err := flowstest.Read(filepath.Join(dir, "truth.json"))
-	if err != nil {
-		return usage{}, 0, err
-	}
-	total := uint64(0)
-	for _, p := range truth.Points {
-		total += p.Packets
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return usage{}, 0, err
-	}
-	var best usage
-	var allocs float64
-	for i := range times {
-		out, u, err := run(self, "-compare", dir)
-		if err != nil {
-			return usage{}, 0, err
-		}
-		var a answer
-		if err := json.Unmarshal(out, &a); err != nil {
-			return usage{}, 0, err
-		}
-		if d := truth.Diff(a.Result); d != "" {
-			return usage{}, 0, fmt.Errorf("the answer is not the truth: %s", d)
-		}
-		rss := max(best.rss, u.rss) // the peak of all runs: a single one is off by a garbage collection
-		if i == 0 || u.wall < best.wall {
-			best = u
-		}
-		best.rss = rss
-		allocs = float64(a.Mallocs) / float64(total)
-	}
-	return best, allocs, nil
-}
-
-// command has the whole command compare the files, without a word about their order, and holds its answer against the
-// truth.
-func command(podtrace, dir string) (usage, error) {
-	args := []string{"analyze", "-o", "json", "--exit-zero"}
-	for i := flowstest.Points - 1; i >= 0; i-- {
-		args = append(args, filepath.Join(dir, flowstest.FileName(i)))
+		return usage{}, err
 	}
 	truth, err := flowstest.Read(filepath.Join(dir, "truth.json"))
 	if err != nil {
 		return usage{}, err
+	}
+	return fastest(times, func() (usage, error) { return command(podtrace, dir, truth) })
+}
+
+// fastest is the run that was, with the peak memory of all: that of a single one is off by a garbage collection.
+func fastest(times int, run func() (usage, error)) (best usage, err error) {
+	for i := range times {
+		u, err := run()
+		if err != nil {
+			return usage{}, err
+		}
+		rss := max(best.rss, u.rss)
+		if i == 0 || u.wall < best.wall {
+			best = u
+		}
+		best.rss = rss
+	}
+	return best, nil
+}
+
+// command has the whole command compare the files, without a word about their order, and holds its answer against the
+// truth.
+func command(podtrace, dir string, truth *flowstest.Truth) (usage, error) {
+	args := []string{"analyze", "-o", "json", "--exit-zero"}
+	for i := flowstest.Points - 1; i >= 0; i-- {
+		args = append(args, filepath.Join(dir, flowstest.FileName(i)))
 	}
 	out, u, err := run(podtrace, args...)
 	if err != nil {
@@ -151,9 +140,26 @@ func command(podtrace, dir string) (usage, error) {
 		return u, err
 	}
 	if d := truth.Diff(res); d != "" {
-		return u, fmt.Errorf("the command's answer is not the truth: %s", d)
+		return u, fmt.Errorf("the answer is not the truth: %s", d)
 	}
 	return u, nil
+}
+
+// allocations is how many the comparison makes for a packet, in a process of its own.
+func allocations(dir string) (float64, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
+	out, _, err := run(self, "-compare", dir)
+	if err != nil {
+		return 0, err
+	}
+	var a answer
+	if err := json.Unmarshal(out, &a); err != nil {
+		return 0, err
+	}
+	return float64(a.Mallocs) / float64(a.Packets), nil
 }
 
 // tcpdump reads the files one after the other.
@@ -189,31 +195,31 @@ func bench(gencap, podtrace string, packets int) error {
 	if err := room(dir, packets); err != nil {
 		return err
 	}
-	short, _, err := measure(gencap, dir, 50_000, 5)
+	const times = 3
+	short, err := measure(gencap, podtrace, dir, 50_000, 5)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stdout, "%-28s %v\n", "5 x 50000 packets", short)
-	tenth, _, err := measure(gencap, dir, packets/10, 3)
+	tenth, err := measure(gencap, podtrace, dir, packets/10, times)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stdout, "%-28s %v\n", fmt.Sprintf("5 x %d packets", packets/10), tenth)
-	full, allocs, err := measure(gencap, dir, packets, 3)
+	full, err := measure(gencap, podtrace, dir, packets, times)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stdout, "%-28s %v\n", fmt.Sprintf("5 x %d packets", packets), full)
-	whole, err := command(podtrace, dir)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(os.Stdout, "%-28s %v\n", "podtrace analyze of these", whole)
-	dump, err := tcpdump(dir)
+	dump, err := fastest(times, func() (usage, error) { return tcpdump(dir) })
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stdout, "%-28s %v\n", "tcpdump -w /dev/null, each", dump)
+	allocs, err := allocations(dir)
+	if err != nil {
+		return err
+	}
 	bounds := []bound{
 		{"cpu, of tcpdump's", full.cpu.Seconds() / dump.cpu.Seconds(), 1.25},
 		{"wall, of tcpdump's", full.wall.Seconds() / dump.wall.Seconds(), 0.65},
