@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/podtrace/podtrace/pkg/capture"
@@ -29,6 +30,7 @@ type plan struct {
 	A, B   netip.Addr
 	Proto  uint8
 	Port   uint16 // of the destination
+	Refuse bool   // every frame: what any sockets at the points cost
 }
 
 // counts is what the child prints.
@@ -66,6 +68,9 @@ func tapsChild(ctx context.Context, path string) error {
 			encap = []capture.Encap{{UDPPort: vxlanPort}}
 		}
 		filter, err := capture.Filter(flow, encap, capture.FilterOptions{})
+		if p.Refuse {
+			filter, err = bpf.Assemble([]bpf.Instruction{bpf.RetConstant{}})
+		}
 		if err != nil {
 			return err
 		}
@@ -117,7 +122,17 @@ func (l *lab) start(ctx context.Context, cmds ...*exec.Cmd) (*taps, error) {
 
 // engine starts podtrace's engine on a flow.
 func (l *lab) engine(ctx context.Context, proto uint8, port uint16) (*taps, error) {
-	raw, err := json.Marshal(plan{Points: l.points, A: l.ends[0], B: l.ends[1], Proto: proto, Port: port})
+	return l.child(ctx, plan{Proto: proto, Port: port})
+}
+
+// refusing starts sockets that take nothing.
+func (l *lab) refusing(ctx context.Context) (*taps, error) {
+	return l.child(ctx, plan{Proto: unix.IPPROTO_TCP, Refuse: true})
+}
+
+func (l *lab) child(ctx context.Context, p plan) (*taps, error) {
+	p.Points, p.A, p.B = l.points, l.ends[0], l.ends[1]
+	raw, err := json.Marshal(p)
 	if err != nil {
 		return nil, err
 	}
