@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -88,6 +89,27 @@ func (f *fake) Capture(_ context.Context, cfg node.CaptureConfig) (node.Capture,
 	return fakeRun{f}, nil
 }
 
+// Stream hands on all frames at once.
+func (f *fake) Stream(_ context.Context, cfg node.CaptureConfig, sink node.Sink) (node.Stream, error) {
+	f.config = cfg
+	s := &fakeStream{f: f, sink: sink}
+	for i := range f.frames {
+		s.sink.Frame(&capture.Frame{Point: 4, Time: now.Add(time.Duration(i)), HWType: 1, WireLen: 1500, Data: bytes.Repeat([]byte{byte(i)}, 256)})
+	}
+	return s, nil
+}
+
+type fakeStream struct {
+	f    *fake
+	sink node.Sink
+}
+
+func (s *fakeStream) ArmDuration() time.Duration { return 7 * time.Millisecond }
+func (s *fakeStream) Stop() error                { s.f.stopped.Add(1); return nil }
+func (s *fakeStream) Stats() []capture.PointStats {
+	return []capture.PointStats{{ID: 4, Packets: uint64(s.f.frames), Drops: 1}}
+}
+
 func (f *fake) WatchDrops(_ context.Context, cfg kdrop.Config) (node.Drops, error) {
 	if len(cfg.Flows) == 0 {
 		return nil, &kdrop.UnsupportedError{Why: "no permission", Capability: "CAP_BPF"}
@@ -120,6 +142,10 @@ func (r fakeRun) Stop(context.Context) (capture.Result, error) {
 type fakeDrops struct {
 	f   *fake
 	cfg kdrop.Config
+}
+
+func (d fakeDrops) Take(context.Context) ([]kdrop.Drop, int, error) {
+	return []kdrop.Drop{{Time: now, Reason: "NO_SOCKET"}}, 1, nil
 }
 
 func (d fakeDrops) Stop(context.Context) ([]kdrop.Drop, int, error) {
@@ -222,6 +248,92 @@ func TestCaptureOverTheWire(t *testing.T) {
 	if _, err := run.Stop(ctx); err == nil {
 		t.Error("a capture is stopped twice")
 	}
+}
+
+// TestStreamOverTheWire: every frame is handed on in its order, or counted as dropped, and what is said to be complete
+// was asked for by then.
+func TestStreamOverTheWire(t *testing.T) {
+	for _, sent := range []int{3000, 40_000} { // several parts; more than may wait
+		f := &fake{frames: sent}
+		c, begin := dial(t, f), time.Now()
+		var mu sync.Mutex
+		var last time.Time
+		got, rounds := 0, 0
+		sink := node.Sink{
+			Frame: func(fr *capture.Frame) {
+				mu.Lock()
+				defer mu.Unlock()
+				if want := now.Add(time.Duration(got)); !fr.Time.Equal(want) || fr.Point != 4 || len(fr.Data) != 256 || fr.Data[0] != byte(got) {
+					t.Errorf("frame %d: %+v", got, fr)
+				}
+				got++
+			},
+			Round: func(complete time.Time) time.Duration {
+				mu.Lock()
+				defer mu.Unlock()
+				if complete.Before(begin) || complete.After(time.Now()) || complete.Before(last) {
+					t.Errorf("complete until %s, after %s", complete, last)
+				}
+				last = complete
+				rounds++
+				return time.Millisecond
+			},
+		}
+		s, err := c.Stream(t.Context(), node.CaptureConfig{Taps: []node.Tap{{ID: 4, Netns: idA}}}, sink)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for enough := false; !enough; time.Sleep(time.Millisecond) {
+			mu.Lock()
+			enough = rounds > 3
+			mu.Unlock()
+		}
+		st := s.Stats()
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		if len(st) != 1 || st[0].Packets != uint64(sent) || st[0].Drops != 1+uint64(sent-got) || got < min(sent, maxWaiting/(256+frameHead)) || sent == 3000 && got != sent {
+			t.Errorf("%d of %d handed on, %+v", got, sent, st)
+		}
+		mu.Unlock()
+		if n := f.stopped.Load(); n != 1 {
+			t.Errorf("stopped %d times", n)
+		}
+		if err := s.Stop(); err == nil {
+			t.Error("a stream is stopped twice")
+		}
+	}
+}
+
+// TestStreamGone: a far end that goes says so at every tap, and the stream can still be ended.
+func TestStreamGone(t *testing.T) {
+	f := &fake{}
+	near, far := net.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- Serve(context.Background(), far, far, f, "v1") }()
+	c, err := New(t.Context(), near, "v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Stream(t.Context(), node.CaptureConfig{Taps: []node.Tap{{ID: 4}, {ID: 5}}}, node.Sink{
+		Frame: func(*capture.Frame) {}, Round: func(time.Time) time.Duration { return time.Millisecond },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = far.Close()
+	<-done
+	for begin := time.Now(); s.Stats()[0].Err == nil || s.Stats()[1].Err == nil; time.Sleep(time.Millisecond) {
+		if time.Since(begin) > 10*time.Second {
+			t.Fatalf("taps of a far end that is gone: %+v", s.Stats())
+		}
+	}
+	var lost *node.LostError
+	if err := s.Stop(); !errors.As(err, &lost) {
+		t.Errorf("Stop = %v", err)
+	}
+	_ = c.Close()
 }
 
 func TestProbeAndDropsOverTheWire(t *testing.T) {

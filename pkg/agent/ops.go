@@ -55,10 +55,22 @@ func (s *server) do(ctx context.Context, id uint32, q request) (any, error) {
 		})
 	case opCaptureStop:
 		return with(q, func(a handle) (any, error) { return s.captureStop(ctx, id, a.Handle) })
+	case opStream:
+		return with(q, func(a node.CaptureConfig) (any, error) { return s.stream(ctx, a) })
+	case opStreamPull:
+		return with(q, func(a pullArgs) (any, error) { return s.streamPull(ctx, id, a) })
+	case opStreamStop:
+		return with(q, func(a handle) (any, error) { return s.streamStop(a.Handle) })
 	case opDrops:
 		return with(q, func(a kdrop.Config) (any, error) { return s.drops(ctx, a) })
+	case opDropsTake:
+		return with(q, func(a handle) (any, error) {
+			return s.dropped(a.Handle, func(d node.Drops) ([]kdrop.Drop, int, error) { return d.Take(ctx) })
+		})
 	case opDropsStop:
-		return with(q, func(a handle) (any, error) { return s.dropsStop(ctx, a.Handle) })
+		return with(q, func(a handle) (any, error) {
+			return s.dropped(a.Handle, func(d node.Drops) ([]kdrop.Drop, int, error) { return d.Stop(ctx) })
+		})
 	case opDropsClose:
 		return with(q, func(a handle) (any, error) {
 			d, err := kept[node.Drops](s, a.Handle)
@@ -95,9 +107,16 @@ func with[A any](q request, f func(A) (any, error)) (any, error) {
 	return f(a)
 }
 
-func (s *server) capture(ctx context.Context, cfg node.CaptureConfig) (any, error) {
+func checkCapture(cfg node.CaptureConfig) error {
 	if len(cfg.Taps) > maxTaps || cfg.SnapLen < 0 || cfg.SnapLen > maxSnap {
-		return nil, fmt.Errorf("capture of %d bytes at %d taps: want at most %d and %d", cfg.SnapLen, len(cfg.Taps), maxSnap, maxTaps)
+		return fmt.Errorf("capture of %d bytes at %d taps: want at most %d and %d", cfg.SnapLen, len(cfg.Taps), maxSnap, maxTaps)
+	}
+	return nil
+}
+
+func (s *server) capture(ctx context.Context, cfg node.CaptureConfig) (any, error) {
+	if err := checkCapture(cfg); err != nil {
+		return nil, err
 	}
 	cfg.Budget = maxKept
 	c, err := s.node.Capture(context.WithoutCancel(ctx), cfg) // it goes on when the request is done
@@ -163,12 +182,12 @@ func (s *server) drops(ctx context.Context, cfg kdrop.Config) (any, error) {
 	return handle{h}, nil
 }
 
-func (s *server) dropsStop(ctx context.Context, h uint32) (any, error) {
+func (s *server) dropped(h uint32, from func(node.Drops) ([]kdrop.Drop, int, error)) (any, error) {
 	d, err := kept[node.Drops](s, h)
 	if err != nil {
 		return nil, err
 	}
-	drops, lost, err := d.Stop(ctx)
+	drops, lost, err := from(d)
 	out := dropped{Drops: drops, Lost: lost}
 	if err != nil {
 		out.Err = err.Error()

@@ -123,9 +123,17 @@ type remoteDrops struct {
 	h handle
 }
 
+func (r *remoteDrops) Take(ctx context.Context) ([]kdrop.Drop, int, error) {
+	return r.ask(ctx, opDropsTake)
+}
+
 func (r *remoteDrops) Stop(ctx context.Context) ([]kdrop.Drop, int, error) {
+	return r.ask(ctx, opDropsStop)
+}
+
+func (r *remoteDrops) ask(ctx context.Context, op string) ([]kdrop.Drop, int, error) {
 	var out dropped
-	if err := r.c.call(ctx, opDropsStop, r.h, &out, nil); err != nil {
+	if err := r.c.call(ctx, op, r.h, &out, nil); err != nil {
 		return nil, 0, err
 	}
 	if out.Err != "" {

@@ -34,6 +34,8 @@ type reachOptions struct {
 	PullSecrets    []string
 	Keep           bool
 	DryRun         bool
+
+	life time.Duration // of the agents' pods; 0: that of a short command
 }
 
 // Ways to the nodes.
@@ -154,7 +156,7 @@ func (o *reachOptions) loadWithAgents(ctx context.Context, s *Streams, cluster *
 func (o *reachOptions) agentOptions() kube.Options {
 	return kube.Options{
 		Namespace: o.AgentNamespace, Image: o.Image, PullPolicy: corev1.PullPolicy(o.PullPolicy), PullSecrets: o.PullSecrets,
-		Keep: o.Keep, Version: Version(), Timeout: o.AgentTimeout,
+		Keep: o.Keep, Version: Version(), Timeout: o.AgentTimeout, Life: o.life,
 	}
 }
 

@@ -95,13 +95,22 @@ func newWatchCmd(s *Streams, runF func(context.Context, *watchOptions) error) *c
 	return c
 }
 
+// Agents of a watch without an end live for longWatch and are then made anew; those of others a little longer than
+// the watch.
+const (
+	longWatch  = 24 * time.Hour
+	agentSpare = 5 * time.Minute
+)
+
 // defaultMemory holds 60 ms of a million sightings a second, longer than it takes to notice a loss, and minutes of
 // ordinary traffic. With ten rings the whole stays near 64 MB.
 const defaultMemory = 6 << 20
 
 func (o *watchOptions) complete(c *cobra.Command, args []string) error {
 	o.Probe = "none"
-	o.Via, o.AgentTimeout = viaLocal, time.Second // frames are taken as they come, which agents do not do
+	if o.life = longWatch; o.For > 0 {
+		o.life = o.For + agentSpare
+	}
 	switch o.Output {
 	case report.FormatText, report.FormatJSON:
 	default:

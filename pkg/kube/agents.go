@@ -28,7 +28,8 @@ type Options struct {
 	Image       string
 	PullPolicy  corev1.PullPolicy // "": the cluster's default
 	PullSecrets []string
-	Keep        bool // leave them for the next command
+	Keep        bool          // leave them for the next command
+	Life        time.Duration // the longest that one lives, whatever becomes of whom it was made for; 0: 15 minutes
 	Version     string
 	Timeout     time.Duration // for one to run
 	NotReady    map[string]string
@@ -45,7 +46,7 @@ type Agents struct {
 	run    string // tells the pods of this command from others'
 
 	mu    sync.Mutex
-	kept  map[string]*corev1.Pod // of others, by node
+	kept  map[string]*corev1.Pod // that run already, by node
 	made  []string               // names of pods that may exist
 	conns []*agent.Client
 }
@@ -137,12 +138,16 @@ func (a *Agents) Dial(ctx context.Context, name string) (node.Node, error) {
 		return nil, err
 	}
 	c, err := a.connect(ctx, pod.Name)
-	if err == nil && a.Keep {
-		a.mu.Lock()
-		defer a.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.kept[name] = pod // a watch asks for it again at every incident
+	if a.Keep {
 		a.made = slices.DeleteFunc(a.made, func(n string) bool { return n == pod.Name })
 	}
-	return c, err
+	return c, nil
 }
 
 func (a *Agents) create(ctx context.Context, node string) (*corev1.Pod, error) {

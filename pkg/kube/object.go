@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"strconv"
@@ -41,7 +42,7 @@ const (
 
 // Times of an agent pod.
 const (
-	deadline     = 15 * time.Minute // it never lives longer, whatever becomes of whom it was made for
+	deadline     = 15 * time.Minute // of Options.Life
 	deadlineKept = 2 * time.Hour
 	idleFirst    = 60 * time.Second // until the first session
 	idleNext     = 10 * time.Second // after the last
@@ -56,10 +57,10 @@ var capabilities = []corev1.Capability{"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS
 // podFor is the agent pod of a node.
 func (o *Options) podFor(run, node string) *corev1.Pod {
 	labels := map[string]string{LabelManagedBy: ManagedBy, LabelName: "podtrace-agent", labelRun: run}
-	life, command := deadline, []string{binary, "agent", "--park", "--first", idleFirst.String(), "--idle", idleNext.String()}
+	life, command := cmp.Or(o.Life, deadline), []string{binary, "agent", "--park", "--first", idleFirst.String(), "--idle", idleNext.String()}
 	if o.Keep {
 		labels[labelKeep] = "true"
-		life, command = deadlineKept, []string{binary, "agent", "--park", "--idle", "0s"}
+		life, command = max(life, deadlineKept), []string{binary, "agent", "--park", "--idle", "0s"}
 	}
 	no, yes, root, seconds, grace := false, true, int64(0), int64(life.Seconds()), stopGrace
 	pod := &corev1.Pod{

@@ -216,24 +216,6 @@ func (l *Local) points(taps []Tap) (out []capture.Point, err error) {
 	return out, nil
 }
 
-// Stream arms taps that hand every frame on and keep none: see capture.Config.Stream.
-func (l *Local) Stream(ctx context.Context, cfg CaptureConfig, onFrame func(*capture.Frame), onRound func() time.Duration) (*capture.Session, error) {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	points, err := l.points(cfg.Taps)
-	if err != nil {
-		return nil, err
-	}
-	s, err := capture.Open(ctx, capture.Config{
-		Points: points, SnapLen: cfg.SnapLen, Engine: cfg.Engine, Reserve: l.reserve, Stream: true, OnFrame: onFrame, OnRound: onRound,
-	})
-	if err != nil {
-		return nil, err
-	}
-	s.Start()
-	return s, nil
-}
-
 // frameBudget is how many frames a tap may keep so that all taps together stay within the budget.
 func frameBudget(cfg CaptureConfig) int {
 	const overhead = 128 // of a capture.Frame beside its data
@@ -268,6 +250,7 @@ func (l *Local) WatchDrops(_ context.Context, cfg kdrop.Config) (Drops, error) {
 
 type localDrops struct{ *kdrop.Watcher }
 
+func (d localDrops) Take(context.Context) ([]kdrop.Drop, int, error) { return d.Watcher.Take() }
 func (d localDrops) Stop(context.Context) ([]kdrop.Drop, int, error) { return d.Watcher.Stop() }
 
 // Prepare opens a probe's sockets.

@@ -43,6 +43,8 @@ type Node interface {
 	Rules(ctx context.Context, ns netns.ID) ([]netfilter.RuleCounter, error)
 	// Capture arms all taps: when it returns they watch.
 	Capture(ctx context.Context, cfg CaptureConfig) (Capture, error)
+	// Stream arms all taps and hands on what they see.
+	Stream(ctx context.Context, cfg CaptureConfig, sink Sink) (Stream, error)
 	// WatchDrops watches what the kernel drops, in all of its namespaces.
 	WatchDrops(ctx context.Context, cfg kdrop.Config) (Drops, error)
 	// Prepare opens the sockets of a probe in an open namespace.
@@ -131,7 +133,9 @@ type Capture interface {
 
 // Drops watches what a kernel drops.
 type Drops interface {
-	// Stop gives what was dropped, and how many reports were lost.
+	// Take gives what was dropped since the last time, and how many reports were lost meanwhile.
+	Take(ctx context.Context) (drops []kdrop.Drop, lost int, err error)
+	// Stop gives the rest, and ends it.
 	Stop(ctx context.Context) (drops []kdrop.Drop, lost int, err error)
 	Close() error
 }

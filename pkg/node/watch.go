@@ -78,26 +78,6 @@ func (e *Edge) MakeRings(cfg CaptureConfig) {
 	}
 }
 
-// Stream arms taps that hand every frame on and keep none, where all nodes are namespaces of this machine.
-func (e *Edge) Stream(ctx context.Context, cfg CaptureConfig, onFrame func(*capture.Frame), onRound func() time.Duration) (*capture.Session, error) {
-	if len(e.members) != 1 {
-		return nil, ErrFar
-	}
-	l, ok := e.members[0].Node.(*Local)
-	if !ok {
-		return nil, ErrFar
-	}
-	taps := slices.Clone(cfg.Taps)
-	for i := range taps {
-		taps[i].Netns = taps[i].Netns.On(0)
-	}
-	cfg.Taps = taps
-	return l.Stream(ctx, cfg, onFrame, onRound)
-}
-
-// ErrFar is the error for what can be done on nodes of this machine only.
-var ErrFar = errors.New("the nodes are on other machines")
-
 // ArmDuration is how long the slowest node took.
 func (t *Taps) ArmDuration() time.Duration { return t.arm }
 
@@ -132,7 +112,7 @@ func (t *Taps) Stop(ctx context.Context) capture.Result {
 	for _, tap := range t.taps {
 		s, ok := stats[tap.ID]
 		if !ok {
-			s = capture.PointStats{ID: tap.ID, Err: errors.New("its node went out of reach")}
+			s = capture.PointStats{ID: tap.ID, Err: errOutOfReach}
 		}
 		r.Points = append(r.Points, s)
 	}
@@ -239,8 +219,17 @@ func inOrder(by map[uint32]string) (out []string) {
 
 // Stop gives what all kernels dropped, oldest first, how many reports were lost, and what went wrong.
 func (w *DropWatch) Stop(ctx context.Context) (drops []kdrop.Drop, lost int, errs []error) {
+	return w.gather(func(d Drops) ([]kdrop.Drop, int, error) { return d.Stop(ctx) })
+}
+
+// Take gives what was dropped since the watch began or the last Take, and goes on.
+func (w *DropWatch) Take(ctx context.Context) (drops []kdrop.Drop, lost int, errs []error) {
+	return w.gather(func(d Drops) ([]kdrop.Drop, int, error) { return d.Take(ctx) })
+}
+
+func (w *DropWatch) gather(from func(Drops) ([]kdrop.Drop, int, error)) (drops []kdrop.Drop, lost int, errs []error) {
 	for _, p := range w.parts {
-		ds, n, err := p.run.Stop(ctx)
+		ds, n, err := from(p.run)
 		if err != nil && w.edge.note(p.m, err) != nil {
 			errs = append(errs, err)
 		}
@@ -251,25 +240,6 @@ func (w *DropWatch) Stop(ctx context.Context) (drops []kdrop.Drop, lost int, err
 		drops, lost = append(drops, ds...), lost+n
 	}
 	slices.SortStableFunc(drops, func(a, b kdrop.Drop) int { return a.Time.Compare(b.Time) })
-	return drops, lost, errs
-}
-
-// Take gives what was dropped since the watch began or the last Take, and goes on: of kernels that can, which this
-// machine's does.
-func (w *DropWatch) Take() (drops []kdrop.Drop, lost int, errs []error) {
-	for _, p := range w.parts {
-		run, ok := p.run.(interface {
-			Take() ([]kdrop.Drop, int, error)
-		})
-		if !ok {
-			continue
-		}
-		ds, n, err := run.Take()
-		if err != nil {
-			errs = append(errs, err)
-		}
-		drops, lost = append(drops, ds...), lost+n
-	}
 	return drops, lost, errs
 }
 

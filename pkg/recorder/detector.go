@@ -247,13 +247,13 @@ func (d *Detector) pass(f *capture.Frame, leg int, hop int8, h *decode.Headers) 
 	e.mixed = e.mixed || f.Stamp != e.stamp
 }
 
-// Tick lets time pass: packets that were first seen long enough ago are judged. It reports whether any are still
-// waiting, for which it has to be called again.
-func (d *Detector) Tick(now time.Time) bool {
+// Tick lets time pass: packets that were first seen long enough ago are judged, once everything that was seen until
+// complete has been looked at. It reports whether any are still waiting, for which it has to be called again.
+func (d *Detector) Tick(now, complete time.Time) bool {
 	if d.since.IsZero() {
 		d.since = now
 	}
-	if now.Sub(d.since) < d.cfg.Grace {
+	if complete.Sub(d.since) < d.cfg.Grace {
 		return d.young.n+d.old.n > 0
 	}
 	d.since = now

@@ -77,12 +77,13 @@ func watched(cfg Config, frames ...*capture.Frame) (kinds []Kind, all []Notice) 
 			kinds = append(kinds, n.Kind)
 		}
 	})
-	d.Tick(begin)
+	d.Tick(begin, begin)
 	for _, f := range frames {
 		d.Look(f)
 	}
 	for i := range 4 {
-		d.Tick(begin.Add(time.Duration(i+1) * cfg.Grace))
+		at := begin.Add(time.Duration(i+1) * cfg.Grace)
+		d.Tick(at, at)
 	}
 	return kinds, all
 }
@@ -170,7 +171,7 @@ func TestTableFull(t *testing.T) {
 			t.Fatalf("noticed %v", n)
 		}
 	})
-	d.Tick(begin)
+	d.Tick(begin, begin)
 	const many = tableSize + 1000
 	for i := range many {
 		p := udp(uint16(i))
@@ -179,8 +180,8 @@ func TestTableFull(t *testing.T) {
 			d.Look(f)
 		}
 	}
-	d.Tick(begin.Add(time.Second))
-	d.Tick(begin.Add(2 * time.Second))
+	d.Tick(begin.Add(time.Second), begin.Add(time.Second))
+	d.Tick(begin.Add(2*time.Second), begin.Add(2*time.Second))
 	if s := d.Stats(); s.Packets != tableFull || s.Unjudged != many-tableFull || s.Sightings != 3*many {
 		t.Errorf("stats %+v", s)
 	}
@@ -230,7 +231,7 @@ func BenchmarkRecorder(b *testing.B) {
 		d.Look(f)
 		if i++; i%30000 == 0 {
 			d.since = begin
-			d.Tick(begin.Add(time.Second))
+			d.Tick(begin.Add(time.Second), begin.Add(time.Second))
 		}
 	}
 }

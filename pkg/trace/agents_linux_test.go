@@ -38,6 +38,9 @@ func serveAgent() {
 type agents struct {
 	t   testing.TB
 	inv *inventory.Inventory
+	// slow is the node whose stream is late by the time, at each reading.
+	slow string
+	late time.Duration
 
 	mu    sync.Mutex
 	procs map[string]*agent.Process
@@ -62,7 +65,22 @@ func (a *agents) dial(ctx context.Context, name string) (node.Node, error) {
 		a.procs = make(map[string]*agent.Process)
 	}
 	a.procs[name] = p
+	if name == a.slow {
+		return agent.New(ctx, &lateStream{p, a.late}, "test")
+	}
 	return agent.New(ctx, p, "test")
+}
+
+// lateStream is a slow way to an agent.
+type lateStream struct {
+	*agent.Process
+	late time.Duration
+}
+
+func (s *lateStream) Read(b []byte) (int, error) {
+	n, err := s.Process.Read(b)
+	time.Sleep(s.late)
+	return n, err
 }
 
 // alike is a report in JSON without what no two runs have in common: times, and numbers that a kernel chose.

@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -114,7 +115,7 @@ type taping struct {
 	*recording
 	st      *stage
 	points  []Point
-	ses     *capture.Session
+	ses     *node.Streams
 	history *recorder.History
 	watch   *recorder.Detector
 	notices chan recorder.Notice
@@ -154,6 +155,12 @@ func (t *taping) arm(ctx context.Context) (err error) {
 	st.watchFlow()
 	p := newPlan(st.c)
 	t.points = st.points(p)
+	if t.r.Bound > 0 && slices.ContainsFunc(t.points, func(pt Point) bool { return pt.Netns.Machine() != t.points[0].Netns.Machine() }) {
+		return &Error{
+			Msg:  "the path crosses machines, and their clocks are not the same: how long a packet takes is not known to be right",
+			hint: "watch without a bound of the latency, or between pods of one node",
+		}
+	}
 	pts, err := st.taps(p, t.points)
 	if err != nil {
 		return err
@@ -166,14 +173,17 @@ func (t *taping) arm(ctx context.Context) (err error) {
 		}
 	})
 	t.o.say("arming %d taps", len(pts))
-	t.ses, err = st.edge.Stream(ctx, captureConfig(&t.o, pts), func(f *capture.Frame) {
-		t.history.Add(f)
-		t.watch.Look(f)
-	}, func() time.Duration {
-		if t.watch.Tick(time.Now()) {
-			return grace
-		}
-		return 0
+	t.ses, err = st.edge.Stream(ctx, captureConfig(&t.o, pts), node.Sink{
+		Frame: func(f *capture.Frame) {
+			t.history.Add(f)
+			t.watch.Look(f)
+		},
+		Round: func(complete time.Time) time.Duration {
+			if t.watch.Tick(time.Now(), complete) {
+				return grace
+			}
+			return 0
+		},
 	})
 	if err != nil {
 		return err
@@ -214,7 +224,7 @@ func (t *taping) run(ctx context.Context) (more bool, err error) {
 		case <-ctx.Done():
 			return false, nil
 		case <-second.C:
-			t.takeDrops()
+			t.takeDrops(ctx)
 			if t.sample() {
 				t.o.say("an interface of the path went down: setting the taps anew")
 				return true, pause(ctx, apart)
@@ -228,12 +238,12 @@ func (t *taping) run(ctx context.Context) (more bool, err error) {
 }
 
 // takeDrops takes what the kernel dropped, so that there is room for more, and forgets what is long ago.
-func (t *taping) takeDrops() {
+func (t *taping) takeDrops(ctx context.Context) {
 	const most = 1000
 	if t.drops == nil {
 		return
 	}
-	drops, lost, errs := t.drops.Take()
+	drops, lost, errs := t.drops.Take(ctx)
 	t.dropped = append(t.dropped, drops...)
 	old := time.Now().Add(-t.r.Keep)
 	t.dropped = slices.DeleteFunc(t.dropped, func(d kdrop.Drop) bool { return d.Time.Before(old) })
@@ -259,12 +269,20 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // consider looks at a notice, and at those that came with it.
 func (t *taping) consider(ctx context.Context, n recorder.Notice) (more bool, err error) {
-	end := n.Time.Add(grace)
-	if span := time.Since(t.oldest()); span > 4*aftermath || span < aftermath {
-		_ = pause(ctx, aftermath)    // there is room, or hardly anything has been seen
-		end = time.Now().Add(-grace) // what came since may still be in some of the rings
+	room := time.Since(t.oldest())
+	if room > 4*aftermath || room < aftermath { // there is room, or hardly anything has been seen
+		_ = pause(ctx, aftermath)
 	}
 	n = t.worst(n)
+	end := n.Time.Add(grace)
+	if c := t.ses.Complete().Add(-grace); c.After(end) && (room > 4*aftermath || room < aftermath) {
+		end = c // what came since may still be in some of the rings
+	}
+	if !t.complete(ctx, end.Add(grace)) {
+		t.sum.Unclear++
+		t.o.say("%s, but a node is too late with what it saw", n)
+		return true, nil
+	}
 	in, err := t.examine(ctx, n, end)
 	if err != nil {
 		return false, err
@@ -296,24 +314,35 @@ func (t *taping) consider(ctx context.Context, n recorder.Notice) (more bool, er
 	return t.r.OnIncident(in)
 }
 
+// complete waits until what was seen before at is there, or for long enough.
+func (t *taping) complete(ctx context.Context, at time.Time) bool {
+	const most = 5 * time.Second
+	for begin := time.Now(); t.ses.Complete().Before(at); _ = pause(ctx, grace) {
+		if ctx.Err() != nil || time.Since(begin) > most {
+			return false
+		}
+	}
+	return true
+}
+
 func (t *taping) oldest() (at time.Time) {
 	t.ses.Between(func() { at = t.history.Oldest() })
 	return at
 }
 
-// worst takes, among the notices that are there, the one that says most.
+// worst takes, among the notices that are there, the first of those that say most. One from long before the newest is
+// of a trouble that the tables may not have any more.
 func (t *taping) worst(n recorder.Notice) recorder.Notice {
 	order := []recorder.Kind{recorder.Lost, recorder.Retransmit, recorder.Slow, recorder.Rewrite}
-	for {
-		select {
-		case o := <-t.notices:
-			if slices.Index(order, o.Kind) < slices.Index(order, n.Kind) {
-				n = o
-			}
-		default:
-			return n
-		}
+	all := []recorder.Notice{n}
+	for len(t.notices) > 0 { // nobody else takes any
+		all = append(all, <-t.notices)
 	}
+	newest := slices.MaxFunc(all, func(a, b recorder.Notice) int { return a.Time.Compare(b.Time) })
+	all = slices.DeleteFunc(all, func(o recorder.Notice) bool { return newest.Time.Sub(o.Time) > 4*aftermath })
+	return slices.MinFunc(all, func(a, b recorder.Notice) int {
+		return cmp.Or(slices.Index(order, a.Kind)-slices.Index(order, b.Kind), a.Time.Compare(b.Time))
+	})
 }
 
 // examine reads the tables as they are now and judges what was seen until end.
@@ -347,7 +376,7 @@ func (t *taping) examine(ctx context.Context, n recorder.Notice, end time.Time) 
 	st := &stage{session: s, c: c, spec: probe.Spec{Proto: probe.None}}
 	p := newPlan(c)
 	c.Opinion = st.ask(ctx, p)
-	t.takeDrops()
+	t.takeDrops(ctx)
 	c.Witness.Drops = slices.DeleteFunc(slices.Clone(t.dropped), func(d kdrop.Drop) bool { return d.Time.UnixNano() < c.Observed.Begin })
 	st.missDrops(t.unseen, t.dropErr)
 	after := st.edge.Counters(ctx)

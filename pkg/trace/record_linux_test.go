@@ -17,6 +17,7 @@ import (
 	"github.com/podtrace/podtrace/pkg/inventory"
 	"github.com/podtrace/podtrace/pkg/lab"
 	"github.com/podtrace/podtrace/pkg/netns"
+	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/recorder"
 	"github.com/podtrace/podtrace/pkg/trace"
 )
@@ -60,11 +61,12 @@ func chatter(ctx context.Context, t testing.TB, inv *inventory.Inventory, every 
 }
 
 // record starts a recorder; incidents come on the channel, and end gives what it saw.
-func record(ctx context.Context, t testing.TB, inv *inventory.Inventory) (incidents chan *trace.Incident, end func() *trace.Recorded) {
+func record(ctx context.Context, t testing.TB, inv *inventory.Inventory, dial node.Dialer) (incidents chan *trace.Incident, end func() *trace.Recorded) {
 	t.Helper()
 	incidents = make(chan *trace.Incident, 100)
 	armed := make(chan struct{}, 100)
 	o := options(inv, "coffee-1", "coffee-2", "none")
+	o.Dial, o.Version = dial, "test"
 	o.Progress = func(format string, _ ...any) {
 		if strings.HasPrefix(format, "armed") {
 			armed <- struct{}{}
@@ -97,12 +99,20 @@ func record(ctx context.Context, t testing.TB, inv *inventory.Inventory) (incide
 }
 
 // TestRecord breaks the lab under a recorder that has seen nothing wrong, mends it, and breaks it in another way: each
-// is one incident, with its cause, and what goes on meanwhile is none.
+// is one incident, with its cause, and what goes on meanwhile is none. By agents it is the same.
 func TestRecord(t *testing.T) {
 	inv := up(t)
+	t.Run("direct", func(t *testing.T) { testRecord(t, inv, nil) })
+	t.Run("by agents", func(t *testing.T) { testRecord(t, inv, (&agents{t: t, inv: inv}).dial) })
+	t.Run("by a slow agent", func(t *testing.T) {
+		testRecord(t, inv, (&agents{t: t, inv: inv, slow: "node2", late: 200 * time.Millisecond}).dial)
+	})
+}
+
+func testRecord(t *testing.T, inv *inventory.Inventory, dial node.Dialer) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	incidents, end := record(ctx, t, inv)
+	incidents, end := record(ctx, t, inv, dial)
 	quiet := chatter(ctx, t, inv, 10*time.Millisecond)
 	time.Sleep(2 * time.Second)
 	for _, f := range []struct{ id, node string }{{"fdb-missing", "node1"}, {"forward-policy-drop", "node2"}} {
@@ -171,7 +181,7 @@ func TestSoak(t *testing.T) {
 	inv := up(t)
 	ctx, cancel := context.WithTimeout(t.Context(), length)
 	defer cancel()
-	incidents, end := record(ctx, t, inv)
+	incidents, end := record(ctx, t, inv, nil)
 	quiet := chatter(ctx, t, inv, 500*time.Microsecond)
 	var all []footprint
 	for i := 0; ctx.Err() == nil; i++ {
