@@ -98,7 +98,7 @@ func (o *reachOptions) load(ctx context.Context, s *Streams, say func(string, ..
 		}
 		return &target{inv: inv, namespace: o.Namespace, dial: o.fileDialer(inv), close: func() {}}, nil
 	}
-	cluster, err := kube.Connect(o.kube, Version())
+	cluster, err := kube.Connect(&o.Flags, Version())
 	if err != nil {
 		return nil, err
 	}
@@ -248,8 +248,8 @@ func (o *reachOptions) completeArgs(c *cobra.Command, args []string, prefix stri
 	ctx, cancel := context.WithTimeout(c.Context(), completionTimeout)
 	defer cancel()
 	var names []string
-	if o.Filename == "" && kube.Configured(o.kube) {
-		if cluster, err := kube.Connect(o.kube, Version()); err == nil {
+	if o.Filename == "" && kube.Configured(&o.Flags) {
+		if cluster, err := kube.Connect(&o.Flags, Version()); err == nil {
 			names = cluster.Names(ctx, prefix)
 		}
 	}
@@ -263,7 +263,7 @@ func (o *reachOptions) completeArgs(c *cobra.Command, args []string, prefix stri
 func (o *reachOptions) completeNamespaces(c *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(c.Context(), completionTimeout)
 	defer cancel()
-	cluster, err := kube.Connect(o.kube, Version())
+	cluster, err := kube.Connect(&o.Flags, Version())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
