@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -72,7 +71,13 @@ func (o *reachOptions) addAgentFlags(c *cobra.Command) {
 
 // defaultImage is the image of a version; what a tag may not have is replaced.
 func defaultImage(version string) string {
-	return imageRepository + ":" + regexp.MustCompile(`[^A-Za-z0-9_.-]`).ReplaceAllString(version, "-")
+	const allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
+	return imageRepository + ":" + strings.Map(func(r rune) rune {
+		if strings.ContainsRune(allowed, r) {
+			return r
+		}
+		return '-'
+	}, version)
 }
 
 func (o *reachOptions) check(c *cobra.Command) error {
