@@ -47,7 +47,7 @@ func newCleanupCmd(s *Streams, runF func(context.Context, *cleanupOptions) error
 }
 
 func runCleanup(ctx context.Context, o *cleanupOptions) error {
-	cluster, err := kube.Connect(o.kube, Version())
+	cluster, err := kube.Connect(&o.Flags, Version())
 	if err != nil {
 		return err
 	}

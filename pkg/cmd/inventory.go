@@ -7,7 +7,6 @@ import (
 	"io/fs"
 
 	"github.com/spf13/cobra"
-	"k8s.io/cli-runtime/pkg/genericclioptions"
 
 	"github.com/podtrace/podtrace/pkg/inventory"
 	"github.com/podtrace/podtrace/pkg/kube"
@@ -17,36 +16,19 @@ import (
 
 // inventoryOptions say where the Kubernetes objects come from.
 type inventoryOptions struct {
-	Namespace string // "": the context's, or "default"
-	Filename  string
-
-	kube *genericclioptions.ConfigFlags
-}
-
-// hiddenKubeFlags are kubectl's, and too many to show with every command.
-var hiddenKubeFlags = []string{
-	"as", "as-group", "as-uid", "as-user-extra", "cache-dir", "certificate-authority", "client-certificate", "client-key", "cluster",
-	"disable-compression", "insecure-skip-tls-verify", "request-timeout", "server", "tls-server-name", "token", "user",
+	kube.Flags
+	Filename string
 }
 
 func (o *inventoryOptions) addFlags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVarP(&o.Filename, "filename", "f", "", "file with the cluster's objects (-: standard input); without it the cluster of the kubeconfig, or else the running lab")
-	o.kube = genericclioptions.NewConfigFlags(true)
-	o.kube.Namespace = &o.Namespace
-	o.kube.AddFlags(f)
-	f.Lookup("namespace").Usage = "namespace of objects that are named without one (default: the context's)"
-	f.Lookup("context").Usage = "context of the kubeconfig; kubectl's other flags for a connection work too (kubectl options)"
-	for _, name := range hiddenKubeFlags {
-		if flag := f.Lookup(name); flag != nil {
-			flag.Hidden = true
-		}
-	}
+	o.Add(f)
 }
 
 // fromCluster reports whether the objects come from an API server.
 func (o *inventoryOptions) fromCluster(s *Streams) bool {
-	return o.Filename == "" && (s.Plugin || kube.Configured(o.kube))
+	return o.Filename == "" && (s.Plugin || kube.Configured(&o.Flags))
 }
 
 // loadFile reads the file, or the objects of the running lab.

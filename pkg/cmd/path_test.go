@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/podtrace/podtrace/pkg/kube"
 	"github.com/podtrace/podtrace/pkg/report"
 )
 
@@ -76,7 +77,7 @@ func TestPathFlags(t *testing.T) {
 			}
 			opts := cmp.Options{
 				cmp.AllowUnexported(pathOptions{}, traceOptions{}, reachOptions{}, inventoryOptions{}),
-				cmpopts.IgnoreFields(inventoryOptions{}, "kube"),
+				cmpopts.IgnoreUnexported(kube.Flags{}),
 				cmpopts.IgnoreFields(traceOptions{}, "streams", "spec"),
 			}
 			if diff := cmp.Diff(tt.want, got, opts); diff != "" {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -74,7 +73,13 @@ func (o *reachOptions) addAgentFlags(c *cobra.Command) {
 
 // defaultImage is the image of a version; what a tag may not have is replaced.
 func defaultImage(version string) string {
-	return imageRepository + ":" + regexp.MustCompile(`[^A-Za-z0-9_.-]`).ReplaceAllString(version, "-")
+	const allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
+	return imageRepository + ":" + strings.Map(func(r rune) rune {
+		if strings.ContainsRune(allowed, r) {
+			return r
+		}
+		return '-'
+	}, version)
 }
 
 func (o *reachOptions) check(c *cobra.Command) error {
@@ -100,7 +105,7 @@ func (o *reachOptions) load(ctx context.Context, s *Streams, say func(string, ..
 		}
 		return &target{inv: inv, namespace: o.Namespace, dial: o.fileDialer(inv), close: func() {}}, nil
 	}
-	cluster, err := kube.Connect(o.kube, Version())
+	cluster, err := kube.Connect(&o.Flags, Version())
 	if err != nil {
 		return nil, err
 	}
@@ -250,8 +255,8 @@ func (o *reachOptions) completeArgs(c *cobra.Command, args []string, prefix stri
 	ctx, cancel := context.WithTimeout(c.Context(), completionTimeout)
 	defer cancel()
 	var names []string
-	if o.Filename == "" && kube.Configured(o.kube) {
-		if cluster, err := kube.Connect(o.kube, Version()); err == nil {
+	if o.Filename == "" && kube.Configured(&o.Flags) {
+		if cluster, err := kube.Connect(&o.Flags, Version()); err == nil {
 			names = cluster.Names(ctx, prefix)
 		}
 	}
@@ -265,7 +270,7 @@ func (o *reachOptions) completeArgs(c *cobra.Command, args []string, prefix stri
 func (o *reachOptions) completeNamespaces(c *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(c.Context(), completionTimeout)
 	defer cancel()
-	cluster, err := kube.Connect(o.kube, Version())
+	cluster, err := kube.Connect(&o.Flags, Version())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

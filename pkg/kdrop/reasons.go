@@ -37,11 +37,10 @@ func (r *reasons) name(code uint32) string {
 	return fmt.Sprintf("REASON(%d)", code)
 }
 
-// printSymbolic matches a pair of __print_symbolic in a tracepoint's format file: { 2, "NO_SOCKET" }.
-var printSymbolic = regexp.MustCompile(`\{\s*(\d{1,10}|0x[0-9a-fA-F]{1,8})\s*,\s*"(\w{1,64})"\s*\}`)
-
-// parseFormat reads the names of the core's reasons from the format file of skb:kfree_skb in tracefs.
+// parseFormat reads the names of the core's reasons from the format file of skb:kfree_skb in tracefs: the pairs of its
+// __print_symbolic, { 2, "NO_SOCKET" }.
 func parseFormat(b []byte) map[uint32]string {
+	printSymbolic := regexp.MustCompile(`\{\s*(\d{1,10}|0x[0-9a-fA-F]{1,8})\s*,\s*"(\w{1,64})"\s*\}`)
 	out := make(map[uint32]string)
 	for _, m := range printSymbolic.FindAllSubmatch(b, -1) {
 		if n, err := strconv.ParseUint(string(m[1]), 0, 32); err == nil {

@@ -16,7 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/podtrace/podtrace/pkg/agent"
 	"github.com/podtrace/podtrace/pkg/node"
@@ -41,7 +40,7 @@ type Options struct {
 // in between; with Keep, those that do not work.
 type Agents struct {
 	Options
-	client kubernetes.Interface
+	client *Client
 	stream streamer
 	run    string // tells the pods of this command from others'
 
@@ -53,12 +52,12 @@ type Agents struct {
 
 // NewAgents finds out what may be done, before anything is. It removes what is left of commands that could not clean
 // up, and finds agents that were kept.
-func NewAgents(ctx context.Context, c kubernetes.Interface, stream streamer, o Options) (*Agents, error) {
+func NewAgents(ctx context.Context, c *Client, stream streamer, o Options) (*Agents, error) {
 	a := &Agents{Options: o, client: c, stream: stream, run: newRun(), kept: make(map[string]*corev1.Pod)}
 	if err := CheckRights(ctx, c, o.Namespace, AgentRights); err != nil {
 		return nil, err
 	}
-	pods, err := list(ctx, c, o.Namespace)
+	pods, err := agentPods(ctx, c, o.Namespace)
 	if err != nil {
 		return nil, explain(err)
 	}
@@ -83,12 +82,12 @@ func newRun() string {
 	return hex.EncodeToString(b[:])
 }
 
-// list gives the agent pods of a namespace, of whatever command.
-func list(ctx context.Context, c kubernetes.Interface, namespace string) ([]corev1.Pod, error) {
+// agentPods gives the agent pods of a namespace, of whatever command.
+func agentPods(ctx context.Context, c *Client, namespace string) ([]corev1.Pod, error) {
 	var out []corev1.Pod
 	o := metav1.ListOptions{LabelSelector: Selector, Limit: pageSize}
 	for {
-		l, err := c.CoreV1().Pods(namespace).List(ctx, o)
+		l, err := list(ctx, c, podKind, namespace, o)
 		if err != nil {
 			return nil, err
 		}
@@ -156,7 +155,7 @@ func (a *Agents) create(ctx context.Context, node string) (*corev1.Pod, error) {
 	a.made = append(a.made, pod.Name) // also when the answer gets lost
 	a.mu.Unlock()
 	a.say("starting an agent on %s (pod %s/%s)", node, pod.Namespace, pod.Name)
-	got, err := a.client.CoreV1().Pods(a.Namespace).Create(ctx, pod, metav1.CreateOptions{FieldManager: ManagedBy})
+	got, err := create(ctx, a.client, podKind, a.Namespace, pod)
 	if err != nil {
 		return nil, a.refused(err, pod.Name)
 	}
@@ -192,11 +191,10 @@ func (a *Agents) refused(err error, pod string) error {
 
 // await waits until a pod runs. What can't come to a good end is an error at once.
 func (a *Agents) await(ctx context.Context, pod *corev1.Pod) error {
-	pods := a.client.CoreV1().Pods(a.Namespace)
 	for {
-		w, err := pods.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + pod.Name, ResourceVersion: pod.ResourceVersion})
+		w, err := follow(ctx, a.client, podKind, a.Namespace, metav1.ListOptions{FieldSelector: "metadata.name=" + pod.Name, ResourceVersion: pod.ResourceVersion})
 		if err == nil {
-			err = a.follow(ctx, w.ResultChan(), &pod)
+			err = a.read(ctx, w.ResultChan(), &pod)
 			w.Stop()
 		}
 		switch {
@@ -207,7 +205,7 @@ func (a *Agents) await(ctx context.Context, pod *corev1.Pod) error {
 		case err != nil && !errors.Is(err, errWatchEnded):
 			return err
 		}
-		got, err := pods.Get(ctx, pod.Name, metav1.GetOptions{})
+		got, err := get(ctx, a.client, podKind, a.Namespace, pod.Name)
 		if ctx.Err() != nil {
 			return a.late(ctx, pod)
 		}
@@ -224,8 +222,8 @@ func (a *Agents) await(ctx context.Context, pod *corev1.Pod) error {
 	}
 }
 
-// follow reads events until the pod's state is decided: errRuns, an error, or errWatchEnded.
-func (a *Agents) follow(ctx context.Context, events <-chan watch.Event, pod **corev1.Pod) error {
+// read reads events until the pod's state is decided: errRuns, an error, or errWatchEnded.
+func (a *Agents) read(ctx context.Context, events <-chan watch.Event, pod **corev1.Pod) error {
 	for {
 		select {
 		case <-ctx.Done():

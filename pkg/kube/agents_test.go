@@ -33,6 +33,7 @@ const ns = "agents"
 // cluster is a fake API server with a kubelet that runs what it is given.
 type cluster struct {
 	*fake.Clientset
+	client  *Client
 	denied  string                  // verb that the user does not have
 	kubelet func(p *corev1.Pod)     // sets the status of a new pod; nil: it runs
 	refuse  func(*corev1.Pod) error // of the admission
@@ -72,6 +73,7 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 		}()
 		return false, nil, nil
 	})
+	c.client = serve(t, c.Clientset)
 	return c
 }
 
@@ -106,7 +108,7 @@ func options() Options {
 
 func agents(t *testing.T, c *cluster, o Options) *Agents {
 	t.Helper()
-	a, err := NewAgents(t.Context(), c, sessions("v1"), o)
+	a, err := NewAgents(t.Context(), c.client, sessions("v1"), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +200,7 @@ func TestAgentsGoAlsoAfter(t *testing.T) {
 			c.kubelet = tt.kubelet
 			o := options()
 			o.Timeout, o.Keep = tt.timeout, true // what does not work is not kept either
-			a, err := NewAgents(t.Context(), c, sessions(tt.version), o)
+			a, err := NewAgents(t.Context(), c.client, sessions(tt.version), o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -308,7 +310,7 @@ func TestRights(t *testing.T) {
 	for _, verb := range []string{"create pods", "delete pods", "watch pods", "list pods", "get pods", "create pods/exec"} {
 		c := newCluster(t)
 		c.denied = verb
-		_, err := NewAgents(t.Context(), c, sessions("v1"), options())
+		_, err := NewAgents(t.Context(), c.client, sessions("v1"), options())
 		var missing *MissingError
 		if !errors.As(err, &missing) || !strings.Contains(err.Error(), verb) || missing.Hint() == "" {
 			t.Errorf("without %q: %v", verb, err)
@@ -350,7 +352,7 @@ func TestKeep(t *testing.T) {
 	for _, change := range []func(*Options){func(o *Options) { o.Version = "v2" }, func(o *Options) { o.Image += "x" }} {
 		o := options()
 		change(&o)
-		a, err := NewAgents(t.Context(), c, sessions(o.Version), o)
+		a, err := NewAgents(t.Context(), c.client, sessions(o.Version), o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -361,7 +363,7 @@ func TestKeep(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	removed, err := Cleanup(t.Context(), c, ns)
+	removed, err := Cleanup(t.Context(), c.client, ns)
 	if err != nil || len(removed) != 1 || len(c.pods(t)) != 0 {
 		t.Errorf("Cleanup = %v, %v; left %v", removed, err, c.pods(t))
 	}

@@ -8,12 +8,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 )
 
 // remove deletes an agent pod; with a UID, only that one of its name. The request is made again where it may have been
 // lost on its way.
-func remove(ctx context.Context, c kubernetes.Interface, namespace, name string, uid types.UID) error {
+func remove(ctx context.Context, c *Client, namespace, name string, uid types.UID) error {
 	grace := stopGrace
 	o := metav1.DeleteOptions{GracePeriodSeconds: &grace}
 	if uid != "" {
@@ -21,7 +20,7 @@ func remove(ctx context.Context, c kubernetes.Interface, namespace, name string,
 	}
 	var err error
 	for wait := 100 * time.Millisecond; ; wait *= 2 {
-		err = c.CoreV1().Pods(namespace).Delete(ctx, name, o)
+		err = destroy(ctx, c, podKind, namespace, name, o)
 		if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 			return nil
 		}
@@ -38,8 +37,8 @@ func remove(ctx context.Context, c kubernetes.Interface, namespace, name string,
 
 // Cleanup deletes all agent pods of a namespace ("": of all), those of commands that run included, and gives their
 // names.
-func Cleanup(ctx context.Context, c kubernetes.Interface, namespace string) (removed []string, err error) {
-	pods, err := list(ctx, c, namespace)
+func Cleanup(ctx context.Context, c *Client, namespace string) (removed []string, err error) {
+	pods, err := agentPods(ctx, c, namespace)
 	if err != nil {
 		return nil, explain(err)
 	}

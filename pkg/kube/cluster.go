@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"github.com/go-logr/logr"
-	"k8s.io/cli-runtime/pkg/genericclioptions"
-	"k8s.io/client-go/kubernetes"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // the credentials that kubeconfigs name
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
@@ -19,18 +17,18 @@ import (
 
 // Cluster is a connection to an API server, as kubectl's flags say.
 type Cluster struct {
-	Client    kubernetes.Interface
+	Client    *Client
 	Config    *rest.Config
 	Namespace string // that is meant where none is named
 }
 
 // Configured reports whether there is a cluster to talk to: a kubeconfig with a context, a flag that names a server, or
 // the service account of the pod that this runs in.
-func Configured(f *genericclioptions.ConfigFlags) bool {
-	if f.APIServer != nil && *f.APIServer != "" || f.KubeConfig != nil && *f.KubeConfig != "" || f.Context != nil && *f.Context != "" {
+func Configured(f *Flags) bool {
+	if f.overrides.ClusterInfo.Server != "" || f.kubeconfig != "" || f.overrides.CurrentContext != "" {
 		return true
 	}
-	raw, err := f.ToRawKubeConfigLoader().RawConfig()
+	raw, err := f.config().RawConfig()
 	if err != nil || raw.CurrentContext != "" || len(raw.Clusters) > 0 {
 		return true // one that can't be read is an error to show, not to pass over
 	}
@@ -39,8 +37,8 @@ func Configured(f *genericclioptions.ConfigFlags) bool {
 }
 
 // Connect makes the connection; nothing is asked yet.
-func Connect(f *genericclioptions.ConfigFlags, version string) (*Cluster, error) {
-	config, err := f.ToRESTConfig()
+func Connect(f *Flags, version string) (*Cluster, error) {
+	config, err := f.config().ClientConfig()
 	if err != nil {
 		return nil, &Error{Msg: "kubeconfig: " + err.Error(), Err: err, hint: "kubectl config view shows what is configured; --context and --kubeconfig choose"}
 	}
@@ -48,11 +46,11 @@ func Connect(f *genericclioptions.ConfigFlags, version string) (*Cluster, error)
 	config.WarningHandler = rest.NoWarnings{} // nor the API server's on what it lets pass
 	config.UserAgent = "podtrace/" + version
 	config.QPS, config.Burst = 50, 100 // a handful of requests side by side
-	c, err := kubernetes.NewForConfig(config)
+	c, err := NewClient(config)
 	if err != nil {
 		return nil, &Error{Msg: "kubeconfig: " + err.Error(), Err: err, hint: "kubectl config view shows what is configured"}
 	}
-	namespace, _, err := f.ToRawKubeConfigLoader().Namespace()
+	namespace, _, err := f.config().Namespace()
 	if err != nil {
 		return nil, &Error{Msg: "kubeconfig: " + err.Error(), Err: err, hint: "-n names the namespace"}
 	}

@@ -22,19 +22,19 @@ func (c *Cluster) Names(ctx context.Context, prefix string) []string {
 	var names []string
 	switch kind {
 	case "svc", "service", "services":
-		if l, err := c.Client.CoreV1().Services(c.Namespace).List(ctx, o); err == nil {
+		if l, err := list(ctx, c.Client, serviceKind, c.Namespace, o); err == nil {
 			for i := range l.Items {
 				names = append(names, l.Items[i].Name)
 			}
 		}
 	case "deploy", "deployment", "deployments":
-		if l, err := c.Client.AppsV1().Deployments(c.Namespace).List(ctx, o); err == nil {
+		if l, err := list(ctx, c.Client, deploymentKind, c.Namespace, o); err == nil {
 			for i := range l.Items {
 				names = append(names, l.Items[i].Name)
 			}
 		}
 	case "node", "nodes", "no":
-		if l, err := c.Client.CoreV1().Nodes().List(ctx, o); err == nil {
+		if l, err := list(ctx, c.Client, nodeKind, "", o); err == nil {
 			for i := range l.Items {
 				names = append(names, l.Items[i].Name)
 			}
@@ -48,7 +48,7 @@ func (c *Cluster) Names(ctx context.Context, prefix string) []string {
 }
 
 func (c *Cluster) pods(ctx context.Context, namespace string) (names []string) {
-	l, err := c.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{Limit: mostNames, FieldSelector: "status.phase=Running"})
+	l, err := list(ctx, c.Client, podKind, namespace, metav1.ListOptions{Limit: mostNames, FieldSelector: "status.phase=Running"})
 	if err != nil {
 		return nil
 	}
@@ -60,7 +60,7 @@ func (c *Cluster) pods(ctx context.Context, namespace string) (names []string) {
 
 // Namespaces gives the names of namespaces that begin with prefix.
 func (c *Cluster) Namespaces(ctx context.Context, prefix string) []string {
-	l, err := c.Client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{Limit: mostNames})
+	l, err := list(ctx, c.Client, namespaceKind, "", metav1.ListOptions{Limit: mostNames})
 	if err != nil {
 		return nil
 	}

@@ -20,7 +20,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/podtrace/podtrace/pkg/inventory"
 	"github.com/podtrace/podtrace/pkg/resolve"
@@ -40,7 +39,7 @@ type Objects struct {
 
 // Load fetches the objects that the endpoints need, and no list of everything: each endpoint by its name or by a field
 // selector, then the nodes that they are on. Whatever the cluster's size, it is a handful of requests.
-func Load(ctx context.Context, c kubernetes.Interface, namespace string, args ...string) (*Objects, error) {
+func Load(ctx context.Context, c *Client, namespace string, args ...string) (*Objects, error) {
 	l := &loader{
 		client: c, namespace: cmp.Or(namespace, metav1.NamespaceDefault), nodes: make(map[string]bool),
 		out: &Objects{Inventory: &inventory.Inventory{}, NotReady: make(map[string]string)},
@@ -61,7 +60,7 @@ func Load(ctx context.Context, c kubernetes.Interface, namespace string, args ..
 
 // loader gathers objects. Endpoints are asked for side by side.
 type loader struct {
-	client    kubernetes.Interface
+	client    *Client
 	namespace string
 
 	mu    sync.Mutex
@@ -119,7 +118,7 @@ func (l *loader) endpoint(ctx context.Context, arg string) error {
 }
 
 func (l *loader) pod(ctx context.Context, namespace, name string) error {
-	p, err := l.client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	p, err := get(ctx, l.client, podKind, namespace, name)
 	if apierrors.IsNotFound(err) {
 		return &inventory.NotFoundError{Arg: name, Kind: "pod", Namespace: namespace, Close: l.elsewhere(ctx, name)}
 	}
@@ -132,15 +131,15 @@ func (l *loader) pod(ctx context.Context, namespace, name string) error {
 // elsewhere finds pods of that name in other namespaces, if that is permitted.
 func (l *loader) elsewhere(ctx context.Context, name string) (out []string) {
 	const few = 3
-	list, err := l.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
+	found, err := list(ctx, l.client, podKind, metav1.NamespaceAll, metav1.ListOptions{
 		FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String(), Limit: few,
 	})
 	if err != nil {
 		return nil
 	}
-	for i := range list.Items {
-		if list.Items[i].Name == name && len(out) < few {
-			out = append(out, list.Items[i].Namespace+"/"+name)
+	for i := range found.Items {
+		if found.Items[i].Name == name && len(out) < few {
+			out = append(out, found.Items[i].Namespace+"/"+name)
 		}
 	}
 	return out
@@ -179,15 +178,15 @@ func (l *loader) take(ctx context.Context, p *corev1.Pod) error {
 
 func (l *loader) podsWithIP(ctx context.Context, ip string) ([]*corev1.Pod, error) {
 	const few = 20
-	list, err := l.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
+	found, err := list(ctx, l.client, podKind, metav1.NamespaceAll, metav1.ListOptions{
 		FieldSelector: fields.OneTermEqualSelector("status.podIP", ip).String(), Limit: few,
 	})
 	if err != nil {
 		return nil, err
 	}
 	var out []*corev1.Pod
-	for i := range list.Items {
-		if p := &list.Items[i]; p.Status.PodIP == ip {
+	for i := range found.Items {
+		if p := &found.Items[i]; p.Status.PodIP == ip {
 			out = append(out, p)
 		}
 	}
@@ -196,7 +195,7 @@ func (l *loader) podsWithIP(ctx context.Context, ip string) ([]*corev1.Pod, erro
 
 // deployment takes the first ready pod of it, page by page: of five hundred, one is enough.
 func (l *loader) deployment(ctx context.Context, name string) error {
-	d, err := l.client.AppsV1().Deployments(l.namespace).Get(ctx, name, metav1.GetOptions{})
+	d, err := get(ctx, l.client, deploymentKind, l.namespace, name)
 	if apierrors.IsNotFound(err) {
 		return &inventory.NotFoundError{Arg: name, Kind: "deployment", Namespace: l.namespace}
 	}
@@ -210,16 +209,16 @@ func (l *loader) deployment(ctx context.Context, name string) error {
 	const page = 50
 	o := metav1.ListOptions{LabelSelector: sel.String(), Limit: page}
 	for {
-		list, err := l.client.CoreV1().Pods(l.namespace).List(ctx, o)
+		found, err := list(ctx, l.client, podKind, l.namespace, o)
 		if err != nil {
 			return err
 		}
-		for i := range list.Items {
-			if p := &list.Items[i]; ready(p) && traceable(p) == nil {
+		for i := range found.Items {
+			if p := &found.Items[i]; ready(p) && traceable(p) == nil {
 				return l.take(ctx, p)
 			}
 		}
-		if o.Continue = list.Continue; o.Continue == "" {
+		if o.Continue = found.Continue; o.Continue == "" {
 			return nil // Lookup says that none is ready
 		}
 	}
@@ -227,7 +226,7 @@ func (l *loader) deployment(ctx context.Context, name string) error {
 
 // service adds a service and the endpoints behind it that are looked at.
 func (l *loader) service(ctx context.Context, namespace, name string) error {
-	s, err := l.client.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
+	s, err := get(ctx, l.client, serviceKind, namespace, name)
 	if apierrors.IsNotFound(err) {
 		return &inventory.NotFoundError{Arg: name, Kind: "service", Namespace: namespace}
 	}
@@ -248,12 +247,12 @@ func (l *loader) behind(ctx context.Context, s *corev1.Service) error {
 		return err
 	}
 	for {
-		list, err := l.client.DiscoveryV1().EndpointSlices(s.Namespace).List(ctx, o)
+		found, err := list(ctx, l.client, sliceKind, s.Namespace, o)
 		if err != nil {
 			return err
 		}
-		for i := range list.Items {
-			es := &list.Items[i]
+		for i := range found.Items {
+			es := &found.Items[i]
 			if err := own.Add(es); err != nil {
 				return err
 			}
@@ -262,7 +261,7 @@ func (l *loader) behind(ctx context.Context, s *corev1.Service) error {
 			}
 			podNames(pods, es)
 		}
-		if o.Continue = list.Continue; o.Continue == "" {
+		if o.Continue = found.Continue; o.Continue == "" {
 			break
 		}
 	}
@@ -297,7 +296,7 @@ func podNames(to map[netip.Addr]string, es *discoveryv1.EndpointSlice) {
 // backend adds a pod behind a service. One that is gone meanwhile is none any more.
 func (l *loader) backend(ctx context.Context, key string) error {
 	namespace, name, _ := strings.Cut(key, "/")
-	p, err := l.client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	p, err := get(ctx, l.client, podKind, namespace, name)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -345,15 +344,15 @@ func (l *loader) address(ctx context.Context, ip netip.Addr, port uint16) error 
 }
 
 func (l *loader) serviceWithIP(ctx context.Context, ip netip.Addr) (*corev1.Service, error) {
-	list, err := l.client.CoreV1().Services(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
+	found, err := list(ctx, l.client, serviceKind, metav1.NamespaceAll, metav1.ListOptions{
 		FieldSelector: fields.OneTermEqualSelector("spec.clusterIP", ip.String()).String(), Limit: 2,
 	})
 	if err != nil {
 		return nil, err
 	}
-	for i := range list.Items {
-		if list.Items[i].Spec.ClusterIP == ip.String() {
-			return &list.Items[i], nil
+	for i := range found.Items {
+		if found.Items[i].Spec.ClusterIP == ip.String() {
+			return &found.Items[i], nil
 		}
 	}
 	return nil, nil
@@ -363,19 +362,19 @@ func (l *loader) serviceWithIP(ctx context.Context, ip netip.Addr) (*corev1.Serv
 func (l *loader) nodeWithIP(ctx context.Context, ip netip.Addr) (name string, err error) {
 	o := metav1.ListOptions{Limit: pageSize}
 	for {
-		list, err := l.client.CoreV1().Nodes().List(ctx, o)
+		found, err := list(ctx, l.client, nodeKind, "", o)
 		if err != nil {
 			return "", err
 		}
-		for i := range list.Items {
-			for _, a := range list.Items[i].Status.Addresses {
+		for i := range found.Items {
+			for _, a := range found.Items[i].Status.Addresses {
 				if got, err := netip.ParseAddr(a.Address); err == nil && got.Unmap() == ip {
-					l.need(list.Items[i].Name)
-					return list.Items[i].Name, nil
+					l.need(found.Items[i].Name)
+					return found.Items[i].Name, nil
 				}
 			}
 		}
-		if o.Continue = list.Continue; o.Continue == "" {
+		if o.Continue = found.Continue; o.Continue == "" {
 			return "", nil
 		}
 	}
@@ -386,16 +385,16 @@ func (l *loader) nodePort(ctx context.Context, node string, port uint16) error {
 	for _, typ := range []corev1.ServiceType{corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer} {
 		o := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.type", string(typ)).String(), Limit: pageSize}
 		for {
-			list, err := l.client.CoreV1().Services(metav1.NamespaceAll).List(ctx, o)
+			found, err := list(ctx, l.client, serviceKind, metav1.NamespaceAll, o)
 			if err != nil {
 				return err
 			}
-			for i := range list.Items {
-				if has := func(p corev1.ServicePort) bool { return p.NodePort == int32(port) }; slices.ContainsFunc(list.Items[i].Spec.Ports, has) {
-					return l.behind(ctx, &list.Items[i])
+			for i := range found.Items {
+				if has := func(p corev1.ServicePort) bool { return p.NodePort == int32(port) }; slices.ContainsFunc(found.Items[i].Spec.Ports, has) {
+					return l.behind(ctx, &found.Items[i])
 				}
 			}
-			if o.Continue = list.Continue; o.Continue == "" {
+			if o.Continue = found.Continue; o.Continue == "" {
 				break
 			}
 		}
@@ -409,16 +408,16 @@ func (l *loader) nodePort(ctx context.Context, node string, port uint16) error {
 func (l *loader) hostPort(ctx context.Context, node string, port uint16) error {
 	o := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String(), Limit: pageSize}
 	for {
-		list, err := l.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, o)
+		found, err := list(ctx, l.client, podKind, metav1.NamespaceAll, o)
 		if err != nil {
 			return err
 		}
-		for i := range list.Items {
-			if p := &list.Items[i]; p.Spec.NodeName == node && !p.Spec.HostNetwork && p.Status.Phase == corev1.PodRunning && hasHostPort(p, port) {
+		for i := range found.Items {
+			if p := &found.Items[i]; p.Spec.NodeName == node && !p.Spec.HostNetwork && p.Status.Phase == corev1.PodRunning && hasHostPort(p, port) {
 				return l.add(p)
 			}
 		}
-		if o.Continue = list.Continue; o.Continue == "" {
+		if o.Continue = found.Continue; o.Continue == "" {
 			return nil
 		}
 	}
@@ -436,7 +435,7 @@ func (l *loader) loadNodes(ctx context.Context) error {
 	g.SetLimit(8)
 	for name := range l.nodes {
 		g.Go(func() error {
-			n, err := l.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+			n, err := get(ctx, l.client, nodeKind, "", name)
 			if apierrors.IsNotFound(err) {
 				return &inventory.NotFoundError{Arg: name, Kind: "node"}
 			}

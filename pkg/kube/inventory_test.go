@@ -112,7 +112,7 @@ func TestLoad(t *testing.T) {
 		{"192.0.2.1", "192.0.2.1", ""},
 	} {
 		t.Run(tt.arg, func(t *testing.T) {
-			o, err := Load(t.Context(), fake.NewClientset(shop()...), "shop", tt.arg)
+			o, err := Load(t.Context(), serve(t, fake.NewClientset(shop()...)), "shop", tt.arg)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -174,13 +174,13 @@ func TestLoadRefuses(t *testing.T) {
 		"node/none":   `no node "none"`,
 		"other/cart":  `no pod "cart" in namespace "other"`,
 	} {
-		_, err := Load(t.Context(), fake.NewClientset(objects...), "shop", arg)
+		_, err := Load(t.Context(), serve(t, fake.NewClientset(objects...)), "shop", arg)
 		var hint interface{ Hint() string }
 		if err == nil || !strings.Contains(err.Error(), want) || !errors.As(err, &hint) || hint.Hint() == "" {
 			t.Errorf("%s: %v, want %q with a hint", arg, err, want)
 		}
 	}
-	_, err := Load(t.Context(), fake.NewClientset(objects...), "shop", "other/cart")
+	_, err := Load(t.Context(), serve(t, fake.NewClientset(objects...)), "shop", "other/cart")
 	var hint interface{ Hint() string }
 	if !errors.As(err, &hint) || !strings.Contains(hint.Hint(), "shop/cart") {
 		t.Errorf("%v does not say where the pod is", err)
@@ -196,7 +196,7 @@ func TestLoadNotes(t *testing.T) {
 			n.Status.Conditions[0] = corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: "NodeStatusUnknown", Message: "Kubelet stopped posting"}
 		}
 	}
-	o, err := Load(t.Context(), fake.NewClientset(objects...), "shop", "multi", "deploy/web")
+	o, err := Load(t.Context(), serve(t, fake.NewClientset(objects...)), "shop", "multi", "deploy/web")
 	if err != nil || len(o.Notes) != 1 || !strings.Contains(o.Notes[0], `"net1"`) || o.NotReady["node1"] == "" || len(o.NotReady) != 1 {
 		t.Errorf("%v, %+v", err, o)
 	}
@@ -231,7 +231,7 @@ func TestLoadIsSmall(t *testing.T) {
 		pods, nodes, ask int
 	}{{"deploy/big", 2, 2, 12}, {"svc/big:80", 9, 9, 30}} {
 		c := fake.NewClientset(objects...)
-		o, err := Load(t.Context(), c, "shop", "cart", tt.to)
+		o, err := Load(t.Context(), serve(t, c), "shop", "cart", tt.to)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -251,7 +251,7 @@ func TestLoadIsSmall(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	c := &Cluster{Client: fake.NewClientset(shop()...), Namespace: "shop"}
+	c := &Cluster{Client: serve(t, fake.NewClientset(shop()...)), Namespace: "shop"}
 	for prefix, want := range map[string]string{
 		"":        "cart edge hostnet web-abc-1 web-abc-2 deploy/ node/ svc/",
 		"we":      "web-abc-1 web-abc-2",

@@ -7,8 +7,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	authv1 "k8s.io/api/authorization/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 )
 
 // Right is one verb on one resource.
@@ -77,7 +75,7 @@ func (e *MissingError) Hint() string {
 }
 
 // CheckRights asks whether the user may do all of rights in a namespace, before anything is done.
-func CheckRights(ctx context.Context, c kubernetes.Interface, namespace string, rights []Right) error {
+func CheckRights(ctx context.Context, c *Client, namespace string, rights []Right) error {
 	missing := make([]error, len(rights))
 	g, ctx := errgroup.WithContext(ctx)
 	for i, r := range rights {
@@ -86,11 +84,11 @@ func CheckRights(ctx context.Context, c kubernetes.Interface, namespace string, 
 		}
 		g.Go(func() error {
 			resource, sub, _ := strings.Cut(r.Resource, "/")
-			review, err := c.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authv1.SelfSubjectAccessReview{
+			review, err := create(ctx, c, reviewKind, "", &authv1.SelfSubjectAccessReview{
 				Spec: authv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authv1.ResourceAttributes{
 					Namespace: namespace, Verb: r.Verb, Group: r.Group, Resource: resource, Subresource: sub,
 				}},
-			}, metav1.CreateOptions{})
+			})
 			if err != nil {
 				return explain(err)
 			}

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/streaming/pkg/httpstream"
@@ -22,12 +20,12 @@ type streamer func(ctx context.Context, namespace, pod string) (io.ReadWriteClos
 
 // Exec opens sessions by exec, over a websocket, or over SPDY where the API server or a proxy on the way does not
 // speak that.
-func Exec(config *rest.Config, c kubernetes.Interface) streamer {
+func Exec(config *rest.Config, c *Client) streamer {
 	return func(_ context.Context, namespace, pod string) (io.ReadWriteCloser, error) {
-		u := c.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("exec").
+		u := at(c.groups[podKind.group].Post(), podKind, namespace).Name(pod).SubResource("exec").
 			VersionedParams(&corev1.PodExecOptions{
 				Container: containerName, Command: []string{binary, "agent"}, Stdin: true, Stdout: true, Stderr: true,
-			}, scheme.ParameterCodec).URL()
+			}, params()).URL()
 		ws, err := remotecommand.NewWebSocketExecutor(config, "GET", u.String())
 		if err != nil {
 			return nil, err

@@ -1,7 +1,6 @@
 package listing
 
 import (
-	"regexp"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/tables"
@@ -13,13 +12,13 @@ type brctlShow struct {
 	bridge string
 }
 
-var bridgeRow = regexp.MustCompile(`^\s*(\S+)\s+([0-9a-f]{4}\.[0-9a-f]{12})\s+(yes|no)\s*(\S*)\s*$`)
+var bridgeRow = lazy(`^\s*(\S+)\s+([0-9a-f]{4}\.[0-9a-f]{12})\s+(yes|no)\s*(\S*)\s*$`)
 
 func (p *brctlShow) line(l line) bool {
 	if strings.HasPrefix(strings.TrimSpace(l.text), "bridge name") {
 		return true
 	}
-	if m := bridgeRow.FindStringSubmatch(l.text); m != nil {
+	if m := bridgeRow().FindStringSubmatch(l.text); m != nil {
 		p.bridge = m[1]
 		stp := m[3] == "yes"
 		k := p.link(l, m[1], 0, func(n *tables.Link) {
@@ -53,13 +52,13 @@ type brctlMACs struct{ *block }
 
 func newBrctlMACs(b *block) *brctlMACs { return &brctlMACs{b} }
 
-var macRow = regexp.MustCompile(`^\s*(\d+)\s+([0-9a-f:]{17})\s+(yes|no)\s+([\d.]+)\s*$`)
+var macRow = lazy(`^\s*(\d+)\s+([0-9a-f:]{17})\s+(yes|no)\s+([\d.]+)\s*$`)
 
 func (p *brctlMACs) line(l line) bool {
 	if strings.HasPrefix(strings.TrimSpace(l.text), "port no") {
 		return true
 	}
-	m := macRow.FindStringSubmatch(l.text)
+	m := macRow().FindStringSubmatch(l.text)
 	if m == nil {
 		return false
 	}

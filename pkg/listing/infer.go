@@ -3,7 +3,6 @@ package listing
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -125,14 +124,14 @@ func (b *builder) join(c *collector, s *linkState, o *linkEnd) {
 
 // knownNames are interfaces whose name says what made them.
 var knownNames = []struct {
-	re   *regexp.Regexp
+	re   pattern
 	kind string
 }{
-	{regexp.MustCompile(`^(docker0|cni0|cbr0|virbr\d+|br-[0-9a-f]{12}|lxcbr0|lxdbr0|kube-bridge|nerdctl0|podman\d+)$`), "bridge"},
-	{regexp.MustCompile(`^(flannel(-v6)?\.\d+|vxlan\.calico|vxlan-v6\.calico)$`), "vxlan"},
-	{regexp.MustCompile(`^(tunl0)$`), "ipip"},
-	{regexp.MustCompile(`^(kube-ipvs0|nodelocaldns|dummy\d+)$`), "dummy"},
-	{regexp.MustCompile(`^(veth\w+|cali\w+|lxc\w+|cilium_(host|net))$`), "veth"},
+	{lazy(`^(docker0|cni0|cbr0|virbr\d+|br-[0-9a-f]{12}|lxcbr0|lxdbr0|kube-bridge|nerdctl0|podman\d+)$`), "bridge"},
+	{lazy(`^(flannel(-v6)?\.\d+|vxlan\.calico|vxlan-v6\.calico)$`), "vxlan"},
+	{lazy(`^(tunl0)$`), "ipip"},
+	{lazy(`^(kube-ipvs0|nodelocaldns|dummy\d+)$`), "dummy"},
+	{lazy(`^(veth\w+|cali\w+|lxc\w+|cilium_(host|net))$`), "veth"},
 }
 
 // infer concludes what a short listing leaves out, and says so.
@@ -217,7 +216,7 @@ func kindBy(s *linkState, w witness) string {
 		return port + " names it as its master"
 	}
 	for _, n := range knownNames {
-		if n.re.MatchString(s.Name) {
+		if n.re().MatchString(s.Name) {
 			s.Kind = n.kind
 			return "its name"
 		}

@@ -2,7 +2,6 @@ package listing
 
 import (
 	"net/netip"
-	"regexp"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/tables"
@@ -18,17 +17,17 @@ type ipLink struct {
 }
 
 var (
-	linkHead = regexp.MustCompile(`^\s*(\d+): ([^\s:@]+)(?:@([^\s:]+))?: <([^>]*)>\s*(.*)$`)
-	addrRow  = regexp.MustCompile(`^\s*(\d+): (\S+)\s+(inet6?)\s+(.*)$`)
+	linkHead = lazy(`^\s*(\d+): ([^\s:@]+)(?:@([^\s:]+))?: <([^>]*)>\s*(.*)$`)
+	addrRow  = lazy(`^\s*(\d+): (\S+)\s+(inet6?)\s+(.*)$`)
 )
 
 func (p *ipLink) line(l line) bool {
 	text := l.text
-	if m := linkHead.FindStringSubmatch(text); m != nil {
+	if m := linkHead().FindStringSubmatch(text); m != nil {
 		p.head(l, m)
 		return true
 	}
-	if m := addrRow.FindStringSubmatch(text); m != nil {
+	if m := addrRow().FindStringSubmatch(text); m != nil {
 		p.addrs = true
 		p.link(l, m[2], tables.Ifindex(number[int](m[1])), nil)
 		return p.addr(l, append(words{m[3]}, wordsOf(m[4])...))

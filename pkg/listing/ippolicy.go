@@ -1,7 +1,6 @@
 package listing
 
 import (
-	"regexp"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/tables"
@@ -21,10 +20,10 @@ func newIPRule(b *block) *ipRule {
 	return p
 }
 
-var ruleHead = regexp.MustCompile(`^\s*(\d+):\s+(.*)$`)
+var ruleHead = lazy(`^\s*(\d+):\s+(.*)$`)
 
 func (p *ipRule) line(l line) bool {
-	m := ruleHead.FindStringSubmatch(l.text)
+	m := ruleHead().FindStringSubmatch(l.text)
 	if m == nil {
 		return false
 	}

@@ -3,7 +3,6 @@ package listing
 import (
 	"encoding/binary"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,8 +20,8 @@ type iptablesSave struct {
 }
 
 var (
-	policyRow = regexp.MustCompile(`^:(\S+) (\S+)(?: \[(\d+):(\d+)\])?$`)
-	countRow  = regexp.MustCompile(`^\[(\d+):(\d+)\] (.*)$`)
+	policyRow = lazy(`^:(\S+) (\S+)(?: \[(\d+):(\d+)\])?$`)
+	countRow  = lazy(`^\[(\d+):(\d+)\] (.*)$`)
 )
 
 func (p *iptablesSave) line(l line) bool {
@@ -48,7 +47,7 @@ func (p *iptablesSave) line(l line) bool {
 	case text == "COMMIT":
 		p.table = nil
 	case strings.HasPrefix(text, ":"):
-		m := policyRow.FindStringSubmatch(text)
+		m := policyRow().FindStringSubmatch(text)
 		if m == nil || p.table == nil {
 			return false
 		}
@@ -107,7 +106,7 @@ func baseChain(t *netfilter.Table, name, policy, packets, bytes string) netfilte
 func (p *iptablesSave) rule(text string) bool {
 	var packets, bytes uint64
 	counted := false
-	if m := countRow.FindStringSubmatch(text); m != nil {
+	if m := countRow().FindStringSubmatch(text); m != nil {
 		packets, bytes, counted, text = number[uint64](m[1]), number[uint64](m[2]), true, m[3]
 	}
 	w, _ := splitAt(text, "")

@@ -1,7 +1,6 @@
 package listing
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 
@@ -18,13 +17,13 @@ type iptablesList struct {
 }
 
 var (
-	chainRow   = regexp.MustCompile(`^Chain (\S+) \((?:policy (\w+)(?: (\S+) packets, (\S+) bytes)?|\d+ references)\)$`)
-	commentRow = regexp.MustCompile(`/\* (.*?) \*/`)
+	chainRow   = lazy(`^Chain (\S+) \((?:policy (\w+)(?: (\S+) packets, (\S+) bytes)?|\d+ references)\)$`)
+	commentRow = lazy(`/\* (.*?) \*/`)
 )
 
 func (p *iptablesList) line(l line) bool {
 	text := strings.TrimSpace(l.text)
-	if m := chainRow.FindStringSubmatch(text); m != nil {
+	if m := chainRow().FindStringSubmatch(text); m != nil {
 		if p.table == nil {
 			p.begin()
 		}
@@ -75,7 +74,7 @@ func countOf(s string) uint64 {
 // row reads one rule by the columns of the heading. The target's column is empty where there is none.
 func (p *iptablesList) row(text string) bool {
 	c := &p.table.Chains[len(p.table.Chains)-1]
-	w := wordsOf(commentRow.ReplaceAllString(text, ""))
+	w := wordsOf(commentRow().ReplaceAllString(text, ""))
 	r := netfilter.Rule{Number: len(c.Rules) + 1}
 	m := &netfilter.Match{}
 	target, at := "", 0

@@ -3,7 +3,6 @@ package listing
 import (
 	"cmp"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -57,7 +56,7 @@ type kubeTable struct {
 
 // Some cells and headings hold spaces.
 var (
-	restarted = regexp.MustCompile(`(\d+) \(\S+ ago\)`)
+	restarted = lazy(`(\d+) \(\S+ ago\)`)
 	headings  = strings.NewReplacer("NOMINATED NODE", "NOMINATED-NODE", "READINESS GATES", "READINESS-GATES")
 )
 
@@ -70,7 +69,7 @@ func (p *kubeTable) line(l line) bool {
 	if p.cols == nil {
 		return strings.HasPrefix(text, "No resources found")
 	}
-	w := wordsOf(restarted.ReplaceAllString(text, "$1"))
+	w := wordsOf(restarted().ReplaceAllString(text, "$1"))
 	if len(w) < min(len(p.cols), 3) {
 		return false
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
-	"regexp"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/inventory"
@@ -19,10 +18,10 @@ type kubeYAML struct {
 	text  bytes.Buffer
 }
 
-var yamlLine = regexp.MustCompile(`^(\s+\S|[\w".$/-]+:(\s|$)|- |---|#|[}\]])`)
+var yamlLine = lazy(`^(\s+\S|[\w".$/-]+:(\s|$)|- |---|#|[}\]])`)
 
 func (p *kubeYAML) line(l line) bool {
-	if !yamlLine.MatchString(l.text) || p.text.Len() > maxDocument {
+	if !yamlLine().MatchString(l.text) || p.text.Len() > maxDocument {
 		return false
 	}
 	if p.text.Len() == 0 {
@@ -78,14 +77,14 @@ func newKubeText(b *block) *kubeText {
 
 func (p *kubeText) line(l line) bool { return p.row(p, l, strings.TrimSpace(l.text)) }
 
-var field = regexp.MustCompile(`^([A-Z][\w -]*):\s*(.*)$`)
+var field = lazy(`^([A-Z][\w -]*):\s*(.*)$`)
 
 // describe takes everything: of the many fields few name the pod, its node and its containers.
 func (p *kubeText) describe(_ line, text string) bool {
 	if strings.HasPrefix(text, "#") {
 		return false
 	}
-	m := field.FindStringSubmatch(text)
+	m := field().FindStringSubmatch(text)
 	if m == nil {
 		return !p.blank || p.pod.Name != "" && strings.Contains(text, "=") || strings.Contains(text, " ")
 	}
@@ -122,8 +121,8 @@ func (p *kubeText) describe(_ line, text string) bool {
 }
 
 var (
-	flannelRow = regexp.MustCompile(`^"?(flannel\.alpha\.coreos\.com/[\w-]+)"?:\s*(.*?),?$`)
-	fragmentOf = regexp.MustCompile(`^"?[\w./-]+"?:(\s|$)|^[{}\]\[-]`)
+	flannelRow = lazy(`^"?(flannel\.alpha\.coreos\.com/[\w-]+)"?:\s*(.*?),?$`)
+	fragmentOf = lazy(`^"?[\w./-]+"?:(\s|$)|^[{}\]\[-]`)
 )
 
 // fragment reads what grep -A left of kubectl get nodes -o yaml: flannel's annotations of one node after
@@ -137,7 +136,7 @@ func (p *kubeText) fragment(l line, text string) bool {
 		p.objects(l, []byte(text))
 		return true
 	}
-	if m := flannelRow.FindStringSubmatch(text); m != nil {
+	if m := flannelRow().FindStringSubmatch(text); m != nil {
 		v := strings.Trim(m[2], `"'`)
 		if strings.HasPrefix(m[2], `"`) {
 			_ = json.Unmarshal([]byte(m[2]), &v)
@@ -152,7 +151,7 @@ func (p *kubeText) fragment(l line, text string) bool {
 		p.node = v
 		return true
 	}
-	return fragmentOf.MatchString(text)
+	return fragmentOf().MatchString(text)
 }
 
 // flush gives the annotations that belong together to the inventory's own reader.
@@ -183,11 +182,11 @@ func (p *kubeText) keepLease(l line, object []byte) {
 	k.leases = append(k.leases, leaseFact{at: p.at(l), lease: inv.Nodes[0].Flannel})
 }
 
-var pidRow = regexp.MustCompile(`^(?:"Pid":\s*)?(\d+),?$`)
+var pidRow = lazy(`^(?:"Pid":\s*)?(\d+),?$`)
 
 // pid reads docker inspect -f {{.State.Pid}} ID.
 func (p *kubeText) pid(_ line, text string) bool {
-	m := pidRow.FindStringSubmatch(text)
+	m := pidRow().FindStringSubmatch(text)
 	if m == nil || len(p.args) == 0 {
 		return m != nil
 	}

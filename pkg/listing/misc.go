@@ -1,7 +1,6 @@
 package listing
 
 import (
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -41,7 +40,7 @@ func (p *misc) end() {
 	}
 }
 
-var ethtoolRow = regexp.MustCompile(`^\s+[\w\[\]. -]+:\s?\S*`)
+var ethtoolRow = lazy(`^\s+[\w\[\]. -]+:\s?\S*`)
 
 // ethtool reads ethtool -S, of which peer_ifindex matters, and ethtool -k, of which nothing is in a table.
 func (p *misc) ethtool(l line, w words) bool {
@@ -54,7 +53,7 @@ func (p *misc) ethtool(l line, w words) bool {
 		k.ethtool, k.iflink = true, v
 		return true
 	}
-	return ethtoolRow.MatchString(l.text)
+	return ethtoolRow().MatchString(l.text)
 }
 
 // maxSysctls bounds the values of one namespace: sysctl -a has some 40 a device.
@@ -84,8 +83,8 @@ func (p *misc) sysctl(l line, _ words) bool {
 }
 
 var (
-	sysfsPath = regexp.MustCompile(`^/sys/class/net/([^/\s]+)/(ifindex|iflink|address|mtu|operstate)(?::(\S+))?$`)
-	grepped   = regexp.MustCompile(`grep\s+-\w*l\w*\s+(?:-w\s+)?["']?\^?(\d+)\$?["']?\s`)
+	sysfsPath = lazy(`^/sys/class/net/([^/\s]+)/(ifindex|iflink|address|mtu|operstate)(?::(\S+))?$`)
+	grepped   = lazy(`grep\s+-\w*l\w*\s+(?:-w\s+)?["']?\^?(\d+)\$?["']?\s`)
 )
 
 // sysfs reads "cat /sys/class/net/eth0/iflink", which prints a number, "grep . /sys/class/net/*/iflink",
@@ -94,9 +93,9 @@ func (p *misc) sysfs(l line, w words) bool {
 	if len(w) != 1 {
 		return false
 	}
-	if m := sysfsPath.FindStringSubmatch(w[0]); m != nil {
+	if m := sysfsPath().FindStringSubmatch(w[0]); m != nil {
 		v := m[3]
-		if g := grepped.FindStringSubmatch(p.cmd.text + " "); v == "" && g != nil {
+		if g := grepped().FindStringSubmatch(p.cmd.text + " "); v == "" && g != nil {
 			v = g[1]
 			p.col.note("%s: %s has %s %s if grep matched the whole number", p.at(l), m[1], m[2], v)
 		}
@@ -114,7 +113,7 @@ func (p *misc) sysfs(l line, w words) bool {
 
 func sysfsFiles(args []string) (out [][]string) {
 	for _, a := range args {
-		if m := sysfsPath.FindStringSubmatch(a); m != nil {
+		if m := sysfsPath().FindStringSubmatch(a); m != nil {
 			out = append(out, m)
 		}
 	}

@@ -2,7 +2,6 @@ package listing
 
 import (
 	"net/netip"
-	"regexp"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/tables"
@@ -119,10 +118,10 @@ type arpTable struct{ *block }
 
 func newARPTable(b *block) *arpTable { return &arpTable{b} }
 
-var arpLine = regexp.MustCompile(`^\s*(\S+) \(([0-9.]+)\) at (\S+)\s*(.*?)\s*on (\S+)\s*$`)
+var arpLine = lazy(`^\s*(\S+) \(([0-9.]+)\) at (\S+)\s*(.*?)\s*on (\S+)\s*$`)
 
 func (p *arpTable) line(l line) bool {
-	if m := arpLine.FindStringSubmatch(l.text); m != nil {
+	if m := arpLine().FindStringSubmatch(l.text); m != nil {
 		p.row(l, m[2], m[3], strings.Contains(m[4], "PERM"), strings.Contains(m[4], "PUB"), m[5])
 		return true
 	}
@@ -172,14 +171,14 @@ type ifconfig struct {
 }
 
 var (
-	ifconfigNew = regexp.MustCompile(`^\s*(\S+): flags=(\d+)<([^>]*)>\s+mtu (\d+)`)
-	ifconfigOld = regexp.MustCompile(`^\s*(\S+)\s+Link encap:(.*)$`)
-	ifconfigRun = regexp.MustCompile(`^\s+([A-Z ]+?)\s+MTU:(\d+)\s+Metric:\d+`)
-	colonPair   = regexp.MustCompile(`(\w+):\s?(\S+)`)
+	ifconfigNew = lazy(`^\s*(\S+): flags=(\d+)<([^>]*)>\s+mtu (\d+)`)
+	ifconfigOld = lazy(`^\s*(\S+)\s+Link encap:(.*)$`)
+	ifconfigRun = lazy(`^\s+([A-Z ]+?)\s+MTU:(\d+)\s+Metric:\d+`)
+	colonPair   = lazy(`(\w+):\s?(\S+)`)
 )
 
 func (p *ifconfig) line(l line) bool {
-	if m := ifconfigNew.FindStringSubmatch(l.text); m != nil {
+	if m := ifconfigNew().FindStringSubmatch(l.text); m != nil {
 		flags, mtu := number[uint32](m[2]), number[int](m[4])
 		p.begin(l, m[1], func(n *tables.Link) {
 			n.Flags, n.MTU = flags, mtu
@@ -190,7 +189,7 @@ func (p *ifconfig) line(l line) bool {
 		})
 		return true
 	}
-	if m := ifconfigOld.FindStringSubmatch(l.text); m != nil {
+	if m := ifconfigOld().FindStringSubmatch(l.text); m != nil {
 		p.begin(l, m[1], func(*tables.Link) {})
 		p.encap(m[2])
 		return true
@@ -225,7 +224,7 @@ func (p *ifconfig) encap(s string) {
 }
 
 func (p *ifconfig) below(l line) bool {
-	if m := ifconfigRun.FindStringSubmatch(l.text); m != nil {
+	if m := ifconfigRun().FindStringSubmatch(l.text); m != nil {
 		names, mtu := strings.Fields(m[1]), number[int](m[2])
 		p.cur.also(func(n *tables.Link) {
 			n.MTU, n.Flags = mtu, 0
@@ -264,7 +263,7 @@ func (p *ifconfig) below(l line) bool {
 func (p *ifconfig) addr(l line, w words) bool {
 	attrs := make(map[string]string)
 	if strings.Contains(l.text, "addr:") {
-		for _, m := range colonPair.FindAllStringSubmatch(strings.Replace(l.text, "addr: ", "addr:", 1), 16) {
+		for _, m := range colonPair().FindAllStringSubmatch(strings.Replace(l.text, "addr: ", "addr:", 1), 16) {
 			attrs[map[string]string{"addr": "inet", "Bcast": "broadcast", "Mask": "netmask"}[m[1]]] = m[2]
 		}
 		if _, v, ok := strings.Cut(l.text, "addr:"); ok {

@@ -1,7 +1,6 @@
 package listing
 
 import (
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,7 +21,7 @@ type nftToken struct {
 	no     int // line
 }
 
-var nftLex = regexp.MustCompile(`"[^"]*"|#.*|[{};,()]|[^\s{};,()"#]+`)
+var nftLex = lazy(`"[^"]*"|#.*|[{};,()]|[^\s{};,()"#]+`)
 
 func (p *nftText) line(l line) bool {
 	text := strings.TrimSpace(l.text)
@@ -32,7 +31,7 @@ func (p *nftText) line(l line) bool {
 	if len(p.toks) == 0 {
 		p.first = l
 	}
-	for _, s := range nftLex.FindAllString(text, -1) {
+	for _, s := range nftLex().FindAllString(text, -1) {
 		switch s {
 		case "{":
 			p.depth++
@@ -238,7 +237,7 @@ func (r *nftReader) verdict() any {
 	}
 	r.i++
 	if word == "queue" {
-		for slices.Contains([]string{"num", "to", "flags", "bypass", "fanout", ","}, r.peek()) || nftRange.MatchString(r.peek()) || isNumber(r.peek()) {
+		for slices.Contains([]string{"num", "to", "flags", "bypass", "fanout", ","}, r.peek()) || nftRange().MatchString(r.peek()) || isNumber(r.peek()) {
 			r.i++
 		}
 	}
@@ -248,7 +247,7 @@ func (r *nftReader) verdict() any {
 	return obj{word: nil}
 }
 
-var nftRange = regexp.MustCompile(`^([0-9a-fx.:]+)-([0-9a-fx.:]+)$`)
+var nftRange = lazy(`^([0-9a-fx.:]+)-([0-9a-fx.:]+)$`)
 
 // value reads a scalar, a range, a prefix, or several joined by dots.
 func (r *nftReader) value() any {
@@ -268,7 +267,7 @@ func (r *nftReader) scalar() any {
 	if quoted {
 		return s
 	}
-	if m := nftRange.FindStringSubmatch(s); m != nil && !isMAC(s) {
+	if m := nftRange().FindStringSubmatch(s); m != nil && !isMAC(s) {
 		return obj{"range": []any{m[1], m[2]}}
 	}
 	if a, bits, ok := strings.Cut(s, "/"); ok && parseIP(a).IsValid() {

@@ -2,7 +2,6 @@ package listing
 
 import (
 	"bytes"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -68,7 +67,7 @@ type page struct {
 	tries   int  // JSON documents that turned out to be none
 }
 
-var ansi = regexp.MustCompile("\x1b\\[[0-9;]*[A-Za-z]")
+var ansi = lazy("\x1b\\[[0-9;]*[A-Za-z]")
 
 // clean takes away what copying from terminals and web pages leaves: colours, hard and wide spaces.
 func clean(b []byte) []byte {
@@ -78,7 +77,7 @@ func clean(b []byte) []byte {
 	for _, s := range []string{"\u200b", "\ufeff"} {
 		b = bytes.ReplaceAll(b, []byte(s), nil)
 	}
-	return ansi.ReplaceAll(b, nil)
+	return ansi().ReplaceAll(b, nil)
 }
 
 func newPage(c *collector, in Input) *page {

@@ -12,29 +12,31 @@ type prompt struct {
 }
 
 // prompts are the shapes that shells are delivered with. The first group that is named host, and cmd.
-var prompts = []*regexp.Regexp{
-	regexp.MustCompile(`^\s*\[[\w.-]+@(?P<host>[\w.-]+)[ :][^\]]*\]\s*[#$]\s*(?P<cmd>.*)$`),                    // [root@node1 ~]# (RHEL)
-	regexp.MustCompile(`^\s*(?:\([\w.-]+\)\s*)?[\w.-]+@(?P<host>[\w.-]+):[^\s#$]*\s*[#$](?:\s+(?P<cmd>.*))?$`), // root@node1:~# (Debian)
-	regexp.MustCompile(`^\s*[\w.-]+@(?P<host>[\w.-]+)\s+[#$%]\s+(?P<cmd>.*)$`),                                 // root@node1 #
-	regexp.MustCompile(`^\s*(?:bash|sh|ash|zsh)-[\d.]+[#$](?:\s+(?P<cmd>.*))?$`),                               // bash-5.1#
-	regexp.MustCompile(`^\s*➜\s+\S+\s+(?:git:\(\S*\)\s+)?(?:✗\s+)?(?P<cmd>.*)$`),                               // oh-my-zsh
-	regexp.MustCompile(`^\s*(?:/|~)[\w./-]*\s+[#$](?:\s+(?P<cmd>.*))?$`),                                       // / # (busybox)
+var prompts = []pattern{
+	lazy(`^\s*\[[\w.-]+@(?P<host>[\w.-]+)[ :][^\]]*\]\s*[#$]\s*(?P<cmd>.*)$`),                    // [root@node1 ~]# (RHEL)
+	lazy(`^\s*(?:\([\w.-]+\)\s*)?[\w.-]+@(?P<host>[\w.-]+):[^\s#$]*\s*[#$](?:\s+(?P<cmd>.*))?$`), // root@node1:~# (Debian)
+	lazy(`^\s*[\w.-]+@(?P<host>[\w.-]+)\s+[#$%]\s+(?P<cmd>.*)$`),                                 // root@node1 #
+	lazy(`^\s*(?:bash|sh|ash|zsh)-[\d.]+[#$](?:\s+(?P<cmd>.*))?$`),                               // bash-5.1#
+	lazy(`^\s*➜\s+\S+\s+(?:git:\(\S*\)\s+)?(?:✗\s+)?(?P<cmd>.*)$`),                               // oh-my-zsh
+	lazy(`^\s*(?:/|~)[\w./-]*\s+[#$](?:\s+(?P<cmd>.*))?$`),                                       // / # (busybox)
 }
 
 // barePrompts are prompts only in front of a command that is known: "# ip route" is one, "# routes" a comment.
-var barePrompts = []*regexp.Regexp{
-	regexp.MustCompile(`^\s*(?P<host>[\w.-]+)\s+[#$]\s+(?P<cmd>\S.*)$`),
-	regexp.MustCompile(`^\s*[#$%>]\s*(?P<cmd>\S.*)$`),
+var barePrompts = []pattern{
+	lazy(`^\s*(?P<host>[\w.-]+)\s+[#$]\s+(?P<cmd>\S.*)$`),
+	lazy(`^\s*[#$%>]\s*(?P<cmd>\S.*)$`),
 }
 
 // parsePrompt tells a line with a prompt from any other.
 func parsePrompt(s string) (prompt, bool) {
-	for _, re := range prompts {
+	for _, p := range prompts {
+		re := p()
 		if m := re.FindStringSubmatch(s); m != nil {
 			return promptOf(re, m), true
 		}
 	}
-	for _, re := range barePrompts {
+	for _, p := range barePrompts {
+		re := p()
 		if m := re.FindStringSubmatch(s); m != nil {
 			if p := promptOf(re, m); startsCommand(p.command) {
 				return p, true

@@ -2,11 +2,21 @@ package listing
 
 import (
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/podtrace/podtrace/pkg/ether"
 )
+
+// pattern is a regular expression that is compiled when it is first matched: sixty of them are a millisecond, which a
+// command that reads no listing does not wait for.
+type pattern func() *regexp.Regexp
+
+func lazy(expr string) pattern {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 // words are the rest of a row.
 type words []string

@@ -233,30 +233,39 @@ func FuzzClean(f *testing.F) {
 	})
 }
 
+// everywhere is a report that has a string wherever one can be.
+func everywhere(s string) *Report {
+	h := Headers{EthSrc: s, EthDst: s, IPSrc: s, IPDst: s, Proto: s, Outer: &Outer{EthSrc: s, IPDst: s}}
+	return &Report{
+		Version: s, Datapath: s, Source: Endpoint{Name: s, Namespace: s, IP: s, Node: s}, Destination: Endpoint{IP: s},
+		Probe: &Probe{Protocol: s, Error: s}, Incomplete: []string{s},
+		Legs: []Leg{{Name: s, Hops: []Hop{{
+			Node: s, Netns: s, Interface: s, Direction: s, State: s, Note: s, Expected: &h, Observed: &h,
+			Checks: []Check{{Name: s, Expected: s, Observed: s, Source: s, Table: s, Entry: s, Command: s}, {OK: true, Name: s, Entry: s}},
+		}}}},
+		Findings: []Finding{{Cause: s, Leg: s, Node: s, Severity: s, Summary: s, Evidence: []string{s}, Remedy: s}},
+		Verdict:  Verdict{Status: s, Cause: s, Leg: s, Node: s, Summary: s, Remedy: s},
+		Capture:  &Capture{Points: []Point{{Node: s, Interface: s, Error: s}}},
+	}
+}
+
 // FuzzWrite puts the same hostile string everywhere and holds every format to its promise: no
-// control character but the line feed reaches the terminal.
+// control character but the line feed reaches the terminal, and no string becomes an element of the page.
 func FuzzWrite(f *testing.F) {
-	for _, s := range []string{"x", "\x1b]0;owned\a", "a\nb\r", "\u202e\u009b\x7f", "\xff", "|<script>`", "\U000e0001", "\x00\b\f", "\u2028\ufeff\u0085"} {
+	for _, s := range []string{"x", "\x1b]0;owned\a", "a\nb\r", "\u202e\u009b\x7f", "\xff", "|<script>`", `"><b>'`, "\U000e0001", "\x00\b\f", "\u2028\ufeff\u0085"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		h := Headers{EthSrc: s, EthDst: s, IPSrc: s, IPDst: s, Proto: s, Outer: &Outer{EthSrc: s, IPDst: s}}
-		r := &Report{
-			Version: s, Datapath: s, Source: Endpoint{Name: s, Namespace: s, IP: s, Node: s}, Destination: Endpoint{IP: s},
-			Probe: &Probe{Protocol: s, Error: s}, Incomplete: []string{s},
-			Legs: []Leg{{Name: s, Hops: []Hop{{
-				Node: s, Netns: s, Interface: s, Direction: s, State: s, Note: s, Expected: &h, Observed: &h,
-				Checks: []Check{{Name: s, Expected: s, Observed: s, Source: s, Table: s, Entry: s, Command: s}, {OK: true, Name: s, Entry: s}},
-			}}}},
-			Findings: []Finding{{Cause: s, Leg: s, Node: s, Severity: s, Summary: s, Evidence: []string{s}, Remedy: s}},
-			Verdict:  Verdict{Status: s, Cause: s, Leg: s, Node: s, Summary: s, Remedy: s},
-			Capture:  &Capture{Points: []Point{{Node: s, Interface: s, Error: s}}},
-		}
+		r := everywhere(s)
 		for _, format := range Formats() {
 			out := string(write(t, r, format))
 			if strings.ContainsFunc(out, func(r rune) bool { return r != '\n' && hidden(r) }) {
 				t.Errorf("%s of %q prints a control character:\n%q", format, s, out)
 			}
+		}
+		page, plain := string(write(t, r, FormatHTML)), string(write(t, everywhere("x"), FormatHTML))
+		if s != "" && (strings.Count(page, "<") != strings.Count(plain, "<") || strings.Count(page, `"`) != strings.Count(plain, `"`)) {
+			t.Errorf("%q changes the elements of the page:\n%s", s, page)
 		}
 	})
 }

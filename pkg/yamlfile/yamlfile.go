@@ -71,14 +71,13 @@ func Parse(file string, b []byte, v any) error {
 	return nil
 }
 
-var (
-	lineOf   = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
-	unknown  = regexp.MustCompile(`^field (.*) not found in type .*$`)
-	mistyped = regexp.MustCompile(`^cannot unmarshal !!(\w+) (.*)into .*$`)
-)
-
 // located turns an error of the YAML package into one of ours: the first mistake of several, without Go's types.
 func located(file string, err error) error {
+	var (
+		lineOf   = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
+		unknown  = regexp.MustCompile(`^field (.*) not found in type .*$`)
+		mistyped = regexp.MustCompile(`^cannot unmarshal !!(\w+) (.*)into .*$`)
+	)
 	msg := strings.TrimPrefix(err.Error(), "yaml: ")
 	var te *yaml.TypeError
 	if errors.As(err, &te) && len(te.Errors) > 0 {
