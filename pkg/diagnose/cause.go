@@ -515,6 +515,11 @@ func (c *leg) nameDrop(d *forward.Drop, f *Finding) (cause, summary string) {
 		return c.nameOtherHost(d)
 	case forward.ReasonNetfilter:
 		return c.nameNetfilter(d)
+	case forward.ReasonNoServer:
+		if c.noEndpoints() {
+			return "service-no-endpoints", fmt.Sprintf("the service has no ready endpoint: %s: %s", d.Node, d.Step.Entry)
+		}
+		return "ipvs-backend", fmt.Sprintf("%s: IPVS has nobody to send it to, though the service has endpoints: %s: %s", d.Node, d.Step.Entry, d.Step.Note)
 	case forward.ReasonNoSocket:
 		return c.nameNoSocket(d, f)
 	case forward.ReasonNoVNI:

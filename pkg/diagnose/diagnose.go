@@ -339,6 +339,8 @@ func (c *leg) translated(d *forward.Drop) (Finding, bool) {
 // deadEndpoint names a translation to where no endpoint is: a rule's, or a connection's that outlived it.
 func (c *leg) deadEndpoint(s *forward.Step) string {
 	switch {
+	case s.Virtual != nil:
+		return "ipvs-backend"
 	case s.Rule == nil || s.Rule.What != netfilter.WhatConn:
 		return "dnat-dead-endpoint"
 	case c.Forward.FinalFlow.Proto == forward.ProtoUDP || len(c.Hops) > 0 && c.Hops[0].Frame.Proto == forward.ProtoUDP:

@@ -29,6 +29,7 @@ var keep = map[string]string{
 	"wrong-iface":              "start flanneld with the right interface (flannel: --iface=DEVICE or --iface-can-reach), and restart it",
 	"pod-route-wrong":          "restart the pod, so that the CNI plugin sets its routes anew",
 	"dnat-dead-endpoint":       "let kube-proxy write its rules anew (restart it); see the service's EndpointSlices",
+	"ipvs-backend":             "let kube-proxy write its virtual servers anew (restart it); see the service's EndpointSlices",
 	"nat-port-race":            "give the translation more ports (masquerade --random-fully, without --to-ports); for DNS a cache on each node",
 	"ct-table-full":            "raise net.netfilter.nf_conntrack_max, and see who opens so many connections: conntrack -L | awk '{print $4}' | sort | uniq -c | sort -n",
 	"neigh-table-overflow":     "raise net.ipv4.neigh.default.gc_thresh1, 2 and 3 (net.ipv6 as well)",
@@ -108,7 +109,12 @@ func (c *leg) mend(cause string, s *forward.Step, ck *verify.Check) string {
 	if cause == "service-no-endpoints" { // the rule is right
 		return ""
 	}
-	if s.Rule != nil {
+	switch {
+	case s.Real != nil:
+		return run("ipvsadm -d %s -r %s", s.Virtual.Option(), s.Real.Addr)
+	case s.Virtual != nil:
+		return ""
+	case s.Rule != nil:
 		return command(ns, mendRule(s.Rule))
 	}
 	switch cause {

@@ -115,7 +115,7 @@ func (in *Intent) stepChecks(steps []forward.Step) []Check {
 		case forward.StepVXLAN:
 			out = append(out, in.vxlanChecks(s)...)
 		case forward.StepRule, forward.StepBridge, forward.StepLink, forward.StepSocket, forward.StepSysctl,
-			forward.StepNetfilter, forward.StepUnderlay, forward.StepHook, forward.StepProxy:
+			forward.StepNetfilter, forward.StepUnderlay, forward.StepHook, forward.StepProxy, forward.StepIPVS:
 		}
 		if ok {
 			c.Step, c.Node, c.Interface = s, s.Node, in.linkName(s.Netns, s.Ifindex)
@@ -660,11 +660,11 @@ func (in *Intent) answerChecks(l forward.Leg) []Check {
 	}}
 }
 
-// natStep finds the netfilter rule that rewrote a field.
+// natStep finds the netfilter rule, or the virtual server, that rewrote a field.
 func natStep(l forward.Leg, field string) *forward.Step {
 	wrote := func(steps []forward.Step) *forward.Step {
 		for k := range steps {
-			if s := &steps[k]; s.Kind == forward.StepNetfilter && s.Rule != nil && slices.Contains(s.Fields, field) {
+			if s := &steps[k]; (s.Kind == forward.StepNetfilter || s.Kind == forward.StepIPVS) && s.Rule != nil && slices.Contains(s.Fields, field) {
 				return s
 			}
 		}
