@@ -20,10 +20,8 @@ import (
 	"github.com/podtrace/podtrace/pkg/trace"
 )
 
-// otherNames are faults that look like another: what stands in for a full table is a rule, and of a host-gw cluster
-// of two nodes one lost route is all of them.
+// otherNames are faults that look like another: of a host-gw cluster of two nodes one lost route is all of them.
 var otherNames = map[string]string{
-	"ct-table-full":                 "netfilter-drop",
 	"flannel-host-gw route-missing": "direct-route-lost",
 	// the one near node's route is all direct routes, and its VTEP is known all the same
 	"flannel-directrouting direct-route-lost": "route-missing",

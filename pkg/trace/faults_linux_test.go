@@ -79,7 +79,8 @@ var matrix = []fault{
 	{id: "vxlan-csum-offload", near: said{"uplink", request, "node2"}, far: said{"uplink", reply, "node1"}, wireOnly: true},
 	{id: "mtu-path-blackhole", near: said{"uplink", "", ""}, far: said{"uplink", "", "node1"}, status: report.Degraded, wireOnly: true},
 	{id: "pmtu-icmp-blocked", near: said{"vtep", request, ""}, far: nowhere, status: report.Degraded, wireOnly: true},
-	{id: "ct-table-full", near: said{"bridge", request, ""}, far: said{"vtep", request, ""}, wireOnly: true, cause: "netfilter-drop"},
+	// the first hook that sees the packet drops it: for the bridge's port, as br_netfilter is on, and for the tunnel's packet
+	{id: "ct-table-full", near: said{"veth", request, ""}, far: said{"uplink", request, ""}, wireOnly: true},
 	{id: "routing-loop", near: nowhere, far: said{"", request, ""}},
 	{id: "iptables-backend-split", near: said{"bridge", request, ""}, far: said{"vtep", request, ""}},
 	{id: "netpol-drop", near: said{"", reply, ""}, far: said{"vtep", request, ""}},
