@@ -626,6 +626,8 @@ func (c *leg) nameNoNeigh(d *forward.Drop, f *Finding) (cause, summary string) {
 	summary = fmt.Sprintf("%s %s: %s", d.Node, d.Interface, s.Note)
 	dev := c.link(s)
 	switch {
+	case s.Kind != forward.StepNeigh:
+		return c.nameSilence(d), summary
 	case dev != nil && dev.Kind == "vxlan" && c.v4Twin(s):
 		return "v6-overlay-missing", summary
 	case dev != nil && dev.Kind == "vxlan":
@@ -638,6 +640,23 @@ func (c *leg) nameNoNeigh(d *forward.Drop, f *Finding) (cause, summary string) {
 		return "underlay-neigh-failed", summary
 	default:
 		return "neigh-unanswered", summary
+	}
+}
+
+// nameSilence names what keeps a station from answering for an address that it has.
+func (c *leg) nameSilence(d *forward.Drop) string {
+	s := &d.Step
+	switch {
+	case s.Kind == forward.StepSysctl && strings.Contains(s.Entry, "rp_filter"):
+		return "rp-filter-strict"
+	case s.Kind == forward.StepBridge && !strings.Contains(s.Note, "isolated") && !strings.Contains(s.Note, "bcast_flood"):
+		return "bridge-port-blocked"
+	case s.Kind == forward.StepLink:
+		return "arp-off"
+	case c.intent != nil && c.intent.Model.IsUnderlay(s.Netns, s.Ifindex):
+		return "underlay-neigh-failed"
+	default:
+		return "neigh-unanswered"
 	}
 }
 

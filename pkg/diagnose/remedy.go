@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -149,13 +150,9 @@ func (c *leg) mend(cause string, s *forward.Step, ck *verify.Check) string {
 			return run("ip %sroute del local %s dev %s table %d", v6Flag(s), s.Route.Dst, dev, s.Route.Table)
 		}
 	case "dropped-local-source":
-		for _, a := range ns.Addrs {
-			if a.Prefix.Addr() == s.Target {
-				if l := ns.Link(a.Index); l != nil {
-					return run("ip addr del %s dev %s", a.Prefix, l.Name)
-				}
-			}
-		}
+		return delAddr(ns, s.Target)
+	case "neigh-unanswered", "underlay-neigh-failed", "arp-off":
+		return mendSilence(ns, s, dev)
 	case "pod-neigh-stale", "underlay-neigh-wrong":
 		return run("ip neigh del %s dev %s", s.Target, dev)
 	case "route-missing", "direct-route-lost", "nexthop-stale":
@@ -182,6 +179,35 @@ func (c *leg) mend(cause string, s *forward.Step, ck *verify.Check) string {
 	case "vxlan-down", "pod-link-down", "cni0-down", "link-down":
 		if dev != "" {
 			return run("ip link set %s up", dev)
+		}
+	}
+	return ""
+}
+
+// mendSilence lets a station answer for an address that it has.
+func mendSilence(ns *tables.Netns, s *forward.Step, dev string) string {
+	switch {
+	case s.Kind == forward.StepSysctl:
+		name, _, _ := strings.Cut(s.Entry, " = ")
+		return command(ns, fmt.Sprintf("sysctl -w %s=0", name))
+	case s.Kind == forward.StepLink:
+		return command(ns, fmt.Sprintf("ip link set dev %s arp on", dev))
+	case s.Kind == forward.StepBridge && strings.Contains(s.Note, "isolated"):
+		return command(ns, fmt.Sprintf("bridge link set dev %s isolated off", dev))
+	case s.Kind == forward.StepBridge && strings.Contains(s.Note, "bcast_flood"):
+		return command(ns, fmt.Sprintf("bridge link set dev %s bcast_flood on", dev))
+	case s.Kind == forward.StepRoute && s.Via.IsValid():
+		return delAddr(ns, s.Via)
+	default:
+		return ""
+	}
+}
+
+// delAddr is the command that takes an address out of a namespace.
+func delAddr(ns *tables.Netns, ip netip.Addr) string {
+	for _, a := range ns.Addrs {
+		if l := ns.Link(a.Index); a.Prefix.Addr() == ip && l != nil {
+			return command(ns, fmt.Sprintf("ip addr del %s dev %s", a.Prefix, l.Name))
 		}
 	}
 	return ""
