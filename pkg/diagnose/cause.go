@@ -515,6 +515,9 @@ func (c *leg) nameDrop(d *forward.Drop, f *Finding) (cause, summary string) {
 		return c.nameOtherHost(d)
 	case forward.ReasonNetfilter:
 		return c.nameNetfilter(d)
+	case forward.ReasonIPsec:
+		f.Interface = orWords(d.Interface, c.lastInterface())
+		return "ipsec-policy", fmt.Sprintf("%s: %s: %s", strings.TrimSpace(d.Node+" "+f.Interface), s.Note, s.Entry)
 	case forward.ReasonNoServer:
 		if c.noEndpoints() {
 			return "service-no-endpoints", fmt.Sprintf("the service has no ready endpoint: %s: %s", d.Node, d.Step.Entry)

@@ -536,8 +536,8 @@ func (c *leg) lost() {
 	f := Finding{
 		Cause: "lost-after-" + last.Interface, Leg: c.Name, Node: last.Node, Interface: last.Interface, Severity: Error,
 		place: place(c.n, next.Since+1, 97), Evidence: append([]string{"wire: " + words}, healed(next)...),
-		Summary: fmt.Sprintf("%slost between %s %s and %s %s: the tables on both sides would let it through",
-			share(next.Lost, c.Journeys), last.Node, last.Interface, next.Node, next.Interface),
+		Summary: fmt.Sprintf("%slost between %s %s and %s %s: %s",
+			share(next.Lost, c.Journeys), last.Node, last.Interface, next.Node, next.Interface, c.byTables(next)),
 	}
 	c.explainLoss(&f, last, next)
 	if len(said) > 0 {
@@ -561,6 +561,14 @@ func (c *leg) lost() {
 	c.byContrast(&f, last, next)
 	c.tableFull(&f, last, next)
 	c.found = append(c.found, f)
+}
+
+// byTables is what the tables say of a loss that none of their entries explains.
+func (c *leg) byTables(next *verify.Hop) string {
+	if c.Forward.End == forward.Unknown && !next.Expected {
+		return "the tables do not tell what becomes of it there (" + c.Forward.Why + ")"
+	}
+	return "the tables on both sides would let it through"
 }
 
 // unseen reports hops whose captures show none of the packets that passed before and behind them. Only of recorded

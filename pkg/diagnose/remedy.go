@@ -31,6 +31,7 @@ var keep = map[string]string{
 	"pod-route-wrong":          "restart the pod, so that the CNI plugin sets its routes anew",
 	"dnat-dead-endpoint":       "let kube-proxy write its rules anew (restart it); see the service's EndpointSlices",
 	"ipvs-backend":             "let kube-proxy write its virtual servers anew (restart it); see the service's EndpointSlices",
+	"ipsec-policy":             "see who sets it (strongSwan, a VPN client, the CNI's IPsec mode)",
 	"nat-port-race":            "give the translation more ports (masquerade --random-fully, without --to-ports); for DNS a cache on each node",
 	"ct-table-full":            "raise net.netfilter.nf_conntrack_max, and see who opens so many connections: conntrack -L | awk '{print $4}' | sort | uniq -c | sort -n",
 	"neigh-table-overflow":     "raise net.ipv4.neigh.default.gc_thresh1, 2 and 3 (net.ipv6 as well)",
@@ -151,6 +152,8 @@ func (c *leg) mend(cause string, s *forward.Step, ck *verify.Check) string {
 		}
 	case "dropped-local-source":
 		return delAddr(ns, s.Target)
+	case "ipsec-policy":
+		return run("ip xfrm policy delete %s", s.IPsec.Selector())
 	case "neigh-unanswered", "underlay-neigh-failed", "arp-off":
 		return mendSilence(ns, s, dev)
 	case "pod-neigh-stale", "underlay-neigh-wrong":

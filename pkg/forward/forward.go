@@ -143,6 +143,7 @@ const (
 	StepUnderlay  StepKind = "underlay"
 	StepHook      StepKind = "hook"  // XDP, tc, tcx
 	StepIPVS      StepKind = "ipvs"  // a virtual server and the real one that takes its place
+	StepIPsec     StepKind = "ipsec" // a policy of IPsec
 	StepProxy     StepKind = "proxy" // a process between a TUN device and a UDP socket
 )
 
@@ -165,6 +166,7 @@ type Step struct {
 	// Virtual and Real are of IPVS; Real is nil where none may be chosen.
 	Virtual *tables.VirtualServer
 	Real    *tables.RealServer
+	IPsec   *tables.IPsecPolicy
 	Rule    *netfilter.Ref
 	// Accepted are the rules of the same hook that accepted the packet before Rule ended it: an accept ends
 	// its own base chain only.
@@ -215,6 +217,7 @@ const (
 	ReasonPortState   Reason = "port-state"    // BRIDGE_INGRESS_STP_STATE
 	ReasonNoPort      Reason = "no-port"       // no port of the bridge takes the frame
 	ReasonNoServer    Reason = "no-server"     // IPVS has no real server to choose: ICMP port unreachable
+	ReasonIPsec       Reason = "ipsec"         // XFRM_POLICY; for what leaves, IP_OUTNOROUTES
 	ReasonNoSocket    Reason = "no-socket"     // NO_SOCKET
 	ReasonNoVNI       Reason = "no-vni"        // VXLAN_VNI_NOT_FOUND
 	ReasonLocalMAC    Reason = "local-mac"     // LOCAL_MAC

@@ -33,6 +33,9 @@ func (w *walk) sendVia(h *host, p *packet, oif string) {
 			continue
 		}
 		b.step(h.routeStep(a, q, ""))
+		if b.policyRoute(h, nil, h.link(a.hop.Index), pb) {
+			continue
+		}
 		b.localOut(h, pb, a)
 	}
 }
@@ -345,8 +348,14 @@ func (w *walk) ipForward(h *host, l *tables.Link, p *packet, a answer) {
 		w.unknown(fmt.Sprintf("route leads to interface %d, which is not in the snapshot", a.hop.Index))
 		return
 	}
+	if w.policyCheck(h, l, p, "fwd") {
+		return
+	}
 	if p.Any&FieldTTL == 0 && p.TTL <= 1 {
 		w.drop(ReasonTTL, h, l, Step{Kind: StepRoute, Note: "the TTL has run out"})
+		return
+	}
+	if w.policyRoute(h, l, out, p) {
 		return
 	}
 	if p.hops++; p.hops > maxHops {
@@ -495,6 +504,9 @@ func (w *walk) localIn(h *host, p *packet) {
 // toSocket hands the packet to its protocol. Only the VXLAN sockets of the kernel are in the tables; for
 // any other the packet counts as delivered, whether somebody listens is the wire's to say.
 func (w *walk) toSocket(h *host, p *packet) {
+	if w.policyCheck(h, p.in, p, "in") {
+		return
+	}
 	switch {
 	case p.inner != nil && p.bare:
 		w.proxyReceive(h, p)

@@ -115,7 +115,7 @@ func (in *Intent) stepChecks(steps []forward.Step) []Check {
 		case forward.StepVXLAN:
 			out = append(out, in.vxlanChecks(s)...)
 		case forward.StepRule, forward.StepBridge, forward.StepLink, forward.StepSocket, forward.StepSysctl,
-			forward.StepNetfilter, forward.StepUnderlay, forward.StepHook, forward.StepProxy, forward.StepIPVS:
+			forward.StepNetfilter, forward.StepUnderlay, forward.StepHook, forward.StepProxy, forward.StepIPVS, forward.StepIPsec:
 		}
 		if ok {
 			c.Step, c.Node, c.Interface = s, s.Node, in.linkName(s.Netns, s.Ifindex)
