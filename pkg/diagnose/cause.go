@@ -50,6 +50,8 @@ func (c *leg) nameCheck(ck *verify.Check, f *Finding) (cause, summary string) {
 			c.nsName(ck.Step.Netns), f.Node, ck.Step.Target, ck.Observed, ck.Expected)
 	case verify.CheckEndpoint:
 		return c.deadEndpoint(ck.Step), fmt.Sprintf("%s: the service's address is translated to %s, which is none of its endpoints (%s): %s", ck.Step.Node, ck.Observed, ck.Expected, ck.Step.Entry)
+	case verify.CheckMAC:
+		return "wrong-ethDst", fmt.Sprintf("%s: a rule puts the MAC %s, which nobody has, in the place of the next hop's: %s", where, ck.Observed, ck.Step.Entry)
 	case verify.CheckPort:
 		return "wrong-port", fmt.Sprintf("port %s is asked for, and the packet arrives at port %s%s", ck.Expected, ck.Observed, c.natWords(ck.Step, f))
 	case verify.CheckDelivered:
@@ -629,7 +631,7 @@ func (c *leg) nameNoNeigh(d *forward.Drop, f *Finding) (cause, summary string) {
 	summary = fmt.Sprintf("%s %s: %s", d.Node, d.Interface, s.Note)
 	dev := c.link(s)
 	switch {
-	case s.Kind != forward.StepNeigh:
+	case d.Silent:
 		return c.nameSilence(d), summary
 	case dev != nil && dev.Kind == "vxlan" && c.v4Twin(s):
 		return "v6-overlay-missing", summary
@@ -641,9 +643,21 @@ func (c *leg) nameNoNeigh(d *forward.Drop, f *Finding) (cause, summary string) {
 			return "link-down", fmt.Sprintf("%s %s, which has %s, is %s: nobody answers for the address", ns.Node, l.Name, s.Target, downWord(l))
 		}
 		return "underlay-neigh-failed", summary
-	default:
-		return "neigh-unanswered", summary
 	}
+	if r := c.lastRoute(d.Netns); r != nil && r.Route != nil && c.elsewhere(d) {
+		f.Evidence = append(f.Evidence, stepEvidence(r)...)
+		return "nexthop-stale", fmt.Sprintf("%s: the route for %s leads to %s, where nobody has it: %s", d.Node, s.Target, d.Interface, r.Entry)
+	}
+	return "neigh-unanswered", summary
+}
+
+// elsewhere: a node asks for a pod of another node on a device that does not lead to other nodes.
+func (c *leg) elsewhere(d *forward.Drop) bool {
+	if c.intent == nil || !c.intent.Dst.Pod || d.Step.Target != c.intent.Dst.IP || d.Node == c.intent.Dst.Node {
+		return false
+	}
+	ns := c.intent.Snapshot.ByID(d.Netns)
+	return ns != nil && ns.Name == tables.HostName
 }
 
 // nameSilence names what keeps a station from answering for an address that it has.
@@ -656,6 +670,10 @@ func (c *leg) nameSilence(d *forward.Drop) string {
 		return "bridge-port-blocked"
 	case s.Kind == forward.StepLink:
 		return "arp-off"
+	case s.Kind == forward.StepNeigh && c.intent != nil && c.intent.Model.IsUnderlay(s.Netns, s.Ifindex):
+		return "underlay-neigh-wrong"
+	case s.Kind == forward.StepNeigh:
+		return "pod-neigh-stale"
 	case c.intent != nil && c.intent.Model.IsUnderlay(s.Netns, s.Ifindex):
 		return "underlay-neigh-failed"
 	default:
@@ -771,7 +789,7 @@ func (c *leg) nameNetfilter(d *forward.Drop) (cause, summary string) {
 		return "netfilter-drop", summary
 	case c.inPod(d):
 		return "netfilter-drop", summary
-	case r.Family == netfilter.FamilyIPv6:
+	case r.Family == netfilter.FamilyIPv6 && !(r.Hook == netfilter.HookInput && d.Step.Note == ""): // a note: neighbour discovery
 		if c.isPolicy(r) && r.What != netfilter.WhatPolicy {
 			return "netpol-drop", summary
 		}

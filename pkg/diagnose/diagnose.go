@@ -101,6 +101,11 @@ func Diagnose(in Input) ([]Finding, Verdict) {
 	fs = append(fs, bySize(in)...)
 	fs = append(fs, attachments(in, fs)...)
 	fs = dedup(fs)
+	for i := range fs {
+		if f := &fs[i]; f.Interface != "" && (f.Cause == "qdisc-drop" || f.Cause == "tc-bpf-drop") { // it is about this very device
+			f.Remedy = strings.ReplaceAll(f.Remedy, "DEVICE", f.Interface)
+		}
+	}
 	return fs, verdict(in, fs)
 }
 
@@ -453,6 +458,9 @@ func (c *leg) unanswered() {
 	if len(said) == 0 {
 		return
 	}
+	if back := c.in.Path.Reply.Forward; back.Drop != nil && back.Drop.Netns == last.Netns && len(back.Hops) == 0 {
+		return // the answer is what it could not send: the tables say why
+	}
 	f := Finding{Leg: c.Name, Node: last.Node, Interface: last.Interface, Severity: Error, place: place(0, len(c.Hops), 97), Cause: "dropped-in-pod"}
 	if cause, _, _ := c.reasonAt(last); cause != "" {
 		f.Cause, f.Remedy = cause, keep[cause]
@@ -498,6 +506,9 @@ func (c *leg) foreign() {
 	c.found = append(c.found, f)
 }
 
+// astray are the causes that send packets to another station than the one that was meant.
+var astray = []string{"pod-neigh-stale", "underlay-neigh-wrong", "neigh-wrong-mac", "fdb-wrong-dst", "wrong-ethDst"}
+
 // lost reports where the wire lost the packets, when that is not what the tables say already.
 func (c *leg) lost() {
 	if c.in.Wire == nil || c.whole {
@@ -532,6 +543,10 @@ func (c *leg) lost() {
 			c.found[k].Evidence = append(c.found[k].Evidence, c.counted(last, next)...)
 			return
 		}
+	}
+	if at := slices.IndexFunc(c.found, func(f Finding) bool { return f.Severity == Error && slices.Contains(astray, f.Cause) }); at >= 0 {
+		c.found[at].Evidence = append(append(c.found[at].Evidence, "wire: "+words), said...)
+		return // it was sent to somebody else, and is lost wherever that leads
 	}
 	f := Finding{
 		Cause: "lost-after-" + last.Interface, Leg: c.Name, Node: last.Node, Interface: last.Interface, Severity: Error,

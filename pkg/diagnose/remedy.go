@@ -68,10 +68,17 @@ var keep = map[string]string{
 
 // agent is the process that writes a node's routes and tunnels.
 func (c *leg) agent() string {
-	if c.intent != nil && slices.ContainsFunc(c.intent.Nodes, func(n inventory.Node) bool { return n.Network() == "calico" }) {
-		return "calico-node"
+	of := func(plugin string) bool {
+		return c.intent != nil && slices.ContainsFunc(c.intent.Nodes, func(n inventory.Node) bool { return n.Network() == plugin })
 	}
-	return "flanneld"
+	switch {
+	case of("calico"):
+		return "calico-node"
+	case of("cilium"):
+		return "cilium-agent"
+	default:
+		return "flanneld"
+	}
 }
 
 // remedy is the command that mends the entry now, and what keeps it so.

@@ -237,6 +237,8 @@ type Drop struct {
 	Node      string
 	Interface string
 	Step      Step
+	// Silent: of ReasonNeigh, who is asked for is there, and the step keeps it from answering.
+	Silent bool
 }
 
 // Leg is one direction of one packet's travel.

@@ -85,9 +85,11 @@ func (w *walk) resolveNeigh(h *host, out *tables.Link, next, src netip.Addr) (ma
 		w.unknown(fmt.Sprintf("whether anybody answers for %s on %s: not all addresses of %s were read", next, out.Name, where))
 		return ether.MAC{}, false, false
 	}
-	if why := w.m.silence(h, out, next, h.addrOn(out.Index, next, next.Is6())); why != nil {
-		w.step(h.neighStep(n, out, next, "no entry, and no answer"))
+	if why := w.m.silence(h, out, next, src); why != nil {
 		w.drop(ReasonNeigh, why.s.h, why.s.l, why.step)
+		if w.leg.Drop != nil {
+			w.leg.Drop.Silent = true
+		}
 		return ether.MAC{}, false, false
 	}
 	if !ans.outside || failed || w.m.owned(h, out, next) {

@@ -15,8 +15,12 @@ type silent struct {
 }
 
 // silence looks for the station that has an address which nobody on the segment answers for, and says what keeps it from
-// answering; nil: no station there has the address, or nothing is known to.
-func (m *Model) silence(h *host, out *tables.Link, ip, asker netip.Addr) (why *silent) {
+// answering; nil: no station there has the address, or nothing is known to. src is the source of the packet that waits.
+func (m *Model) silence(h *host, out *tables.Link, ip, src netip.Addr) (why *silent) {
+	asker := h.addrOn(out.Index, ip, false)
+	if ip.Is6() {
+		asker = h.solicitFrom(out, src)
+	}
 	f := flooder{m: m, seen: make(map[*tables.Link]bool), through: true}
 	f.visit = func(s station) {
 		if why != nil || !s.h.hasAddr(ip) || s.h == h {
@@ -26,22 +30,46 @@ func (m *Model) silence(h *host, out *tables.Link, ip, asker netip.Addr) (why *s
 			step := f.held.step
 			step.Note = fmt.Sprintf("%s, so the question who has %s does not get to %s %s", step.Note, ip, s.h.Name, s.l.Name)
 			why = &silent{f.held.s, step}
-		} else if step, ok := s.refuses(ip, asker); ok {
+		} else if step, ok := s.silentTo(station{h, out}, ip, asker); ok {
 			why = &silent{s, step}
 		}
 	}
 	f.flood(h, out)
 	if why != nil {
-		why.step.Netns, why.step.Node, why.step.Target = why.s.h.ID, why.s.h.Node, ip
+		why.step.Netns, why.step.Node = why.s.h.ID, why.s.h.Node
+		if why.step.Kind != StepNeigh {
+			why.step.Target = ip
+		}
 	}
 	return why
 }
 
-// refuses names what makes arp_process leave a request without an answer, on a device of a host that has the address.
-func (s station) refuses(ip, asker netip.Addr) (Step, bool) {
-	if !ip.Is4() {
+// silentTo is refuses, and for IPv6 an entry that sends the answer elsewhere: it goes by the answerer's own table.
+func (s station) silentTo(from station, ip, asker netip.Addr) (Step, bool) {
+	if ip.Is4() {
+		return s.refuses(ip, asker)
+	}
+	n := s.misled(from, asker)
+	if n == nil {
 		return Step{}, false
 	}
+	step := s.h.neighStep(n, s.l, asker, fmt.Sprintf("it has %s, and its own entry for %s, which asks, sends the answer elsewhere", ip, asker))
+	step.MAC = n.MAC
+	return step, true
+}
+
+// misled is the entry by which a station would send an answer to another address than the asker's: a permanent one
+// stays, whatever the solicitation says.
+func (s station) misled(from station, asker netip.Addr) *tables.Neigh {
+	n := s.h.neigh[neighKey{s.l.Index, asker}]
+	if n == nil || n.State&(tables.NUDPermanent|tables.NUDNoARP) == 0 || n.MAC == from.l.MAC {
+		return nil
+	}
+	return n
+}
+
+// refuses names what makes arp_process leave a request without an answer, on a device of a host that has the address.
+func (s station) refuses(ip, asker netip.Addr) (Step, bool) {
 	h, l := s.h, s.l
 	what := fmt.Sprintf("it has %s and does not answer who asks for it: ", ip)
 	if l.NoARP {
@@ -99,13 +127,13 @@ func (h *host) withheld(br, from, to *tables.Link) *silent {
 // interface that is silent or held back, and the entry. ok is false where nothing is known to be the reason.
 func (m *Model) Silence(ns netns.ID, dev tables.Ifindex, ip netip.Addr) (d Drop, ok bool) {
 	h := m.hosts[ns]
-	if h == nil || h.link(dev) == nil || !ip.Is4() {
+	if h == nil || h.link(dev) == nil {
 		return Drop{}, false
 	}
 	out := h.link(dev)
-	why := m.silence(h, out, ip, h.addrOn(out.Index, ip, false))
+	why := m.silence(h, out, ip, h.addrOn(out.Index, ip, ip.Is6()))
 	if why == nil {
 		return Drop{}, false
 	}
-	return Drop{Reason: ReasonNeigh, Netns: why.s.h.ID, Node: why.s.h.Node, Interface: why.s.l.Name, Step: why.step}, true
+	return Drop{Reason: ReasonNeigh, Silent: true, Netns: why.s.h.ID, Node: why.s.h.Node, Interface: why.s.l.Name, Step: why.step}, true
 }

@@ -19,6 +19,8 @@ import (
 var otherNames = map[string]string{
 	"flannel-host-gw route-missing":         "direct-route-lost",
 	"flannel-host-gw rp-filter-strict near": "nexthop-stale", // see otherPlaces
+	"cilium-eni rp-filter-strict near":      "nexthop-stale",
+	"flannel-nat rp-filter-strict near":     "nexthop-stale",
 	// the one near node's route is all direct routes, and its VTEP is known all the same
 	"flannel-directrouting direct-route-lost": "route-missing",
 	"flannel-v6 v6-overlay-missing":           "neigh-missing", // there is no other family to compare with
@@ -28,6 +30,13 @@ var otherNames = map[string]string{
 var otherPlaces = map[string]said{
 	// without a tunnel the route by which answers are expected is the one that requests take: they go astray first
 	"flannel-host-gw rp-filter-strict near": {"docker0", request, ""},
+	"cilium-eni rp-filter-strict near":      {"docker0", request, ""},
+	// the detour is by the gateway, for the nodes have no network in common
+	"flannel-nat rp-filter-strict near": {"uplink", request, ""},
+	// what is for a pod of the node has a rule of its own, before the one that takes all else away
+	"cilium-eni policy-rule-hijack far": {"inside", reply, ""},
+	// the gateway's answer to the sender's solicitation goes by the wrong entry: nothing sets out
+	"flannel-v6 pod-neigh-stale near": {"bridge", request, ""},
 	// the host end answers for the pods' gateway by proxy ARP only while the node has a route to it
 	"calico-vxlan underlay-route-missing near": {"veth", request, ""},
 	"calico-vxlan underlay-route-missing far":  {"veth", reply, ""},

@@ -107,7 +107,7 @@ var ownPaths = map[string][]try{
 	"ct-stale-udp":            {{"node1", "", "", said{"veth", request, ""}}, {"node2", "", "", said{"veth", request, ""}}},
 	"dnat-dead-endpoint":      {{"node1", "", "", said{"veth", request, ""}}, {"node2", "", "", said{"veth", request, ""}}},
 	"etp-local-no-endpoint":   {{"node1", "", "", said{"uplink", request, ""}}, {"node2", "", "", said{"uplink", request, ""}}},
-	"nodeport-no-masq":        {{"node2", "", "", said{"uplink", reply, ""}}},
+	"nodeport-no-masq":        {{"node2", "", "", said{"outside", reply, ""}}}, // it leaves by the tunnel, with the address that it came with
 	"nat-port-race":           {{"node1", "", "", said{"vtep", "", ""}}},
 	"eni-rule-missing":        {{"node1", "", "", said{"uplink", request, ""}}, {"node2", "tea-2", "coffee-1", said{"uplink", request, ""}}},
 	"eni-to-pod-rule-missing": {{"node1", "", "", said{"", request, ""}}, {"node2", "tea-2", "coffee-2", said{"", request, ""}}},

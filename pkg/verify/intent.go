@@ -114,8 +114,10 @@ func (in *Intent) stepChecks(steps []forward.Step) []Check {
 			c, ok = in.fdbCheck(s)
 		case forward.StepVXLAN:
 			out = append(out, in.vxlanChecks(s)...)
+		case forward.StepNetfilter:
+			c, ok = in.macCheck(s)
 		case forward.StepRule, forward.StepBridge, forward.StepLink, forward.StepSocket, forward.StepSysctl,
-			forward.StepNetfilter, forward.StepUnderlay, forward.StepHook, forward.StepProxy, forward.StepIPVS, forward.StepIPsec:
+			forward.StepUnderlay, forward.StepHook, forward.StepProxy, forward.StepIPVS, forward.StepIPsec:
 		}
 		if ok {
 			c.Step, c.Node, c.Interface = s, s.Node, in.linkName(s.Netns, s.Ifindex)
@@ -136,12 +138,21 @@ const (
 	CheckVNI       = "vtep vni"
 	CheckVtepLocal = "vtep local"
 	CheckPort      = "port kept"
+	CheckMAC       = "mac kept"
 	CheckGateway   = "pod gateway"
 	CheckEndpoint  = "service endpoint"
 	CheckDelivered = "delivered to"
 	CheckSource    = "source kept"
 	CheckAnswer    = "answer translated back"
 )
+
+// macCheck: a rule that puts another destination MAC in sends the frame to nobody, unless somebody has it.
+func (in *Intent) macCheck(s *forward.Step) (Check, bool) {
+	if !slices.Contains(s.Fields, "ethDst") || s.MAC.IsZero() || s.MAC.IsMulticast() || in.macOwner(s.MAC) != "" {
+		return Check{}, false
+	}
+	return Check{Name: CheckMAC, Source: FromIntent, Expected: "the next hop's", Observed: s.MAC.String()}, true
+}
 
 // routeCheck: the route for the far end must lead to the node that the far end is on, and there to its
 // interface.
