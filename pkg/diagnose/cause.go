@@ -312,41 +312,10 @@ func (c *leg) routeMissing(node string) string {
 			return "direct-route-lost"
 		}
 	}
-	if c.goesDirect(node) {
+	if c.intent.GoesDirect(c.intent.Snapshot.Host(node)) {
 		return "direct-route-lost"
 	}
 	return "route-missing"
-}
-
-// goesDirect reports whether a node reaches the far one without its tunnel (flannel's DirectRouting), by what is left:
-// to others of its own subnet there are direct routes, or only those behind a router have FDB rows.
-func (c *leg) goesDirect(node string) bool {
-	ns := c.intent.Snapshot.Host(node)
-	if ns == nil {
-		return false
-	}
-	direct, far := false, false
-	for _, n := range c.intent.Nodes {
-		ip := n.Flannel.PublicIP
-		if n.Name == node || !ip.IsValid() {
-			continue
-		}
-		near := onLink(ns, ip)
-		row := slices.ContainsFunc(ns.FDB, func(f tables.FDB) bool { return f.Dst == ip })
-		if near && row {
-			return false
-		}
-		direct = direct || row || near && slices.ContainsFunc(ns.Routes, func(r tables.Route) bool {
-			return r.Dst.Bits() > 0 && slices.ContainsFunc(r.NextHops, func(h tables.NextHop) bool { return h.Gateway == ip })
-		})
-		far = far || near && n.Name == c.intent.Dst.Node
-	}
-	return direct && far
-}
-
-// onLink reports whether an address is in a subnet of one of the node's interfaces.
-func onLink(ns *tables.Netns, ip netip.Addr) bool {
-	return slices.ContainsFunc(ns.Addrs, func(a tables.Addr) bool { return a.Prefix.Bits() < ip.BitLen() && a.Prefix.Masked().Contains(ip) })
 }
 
 // overlayGone says why a node has lost all routes of its overlay at once: the device is gone or down.

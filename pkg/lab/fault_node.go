@@ -64,7 +64,7 @@ func nodeDamages() []damage {
 				p.routes = append(p.routes, hijack)
 			}},
 		{id: "ct-table-full", summary: "the connection table is full: as many connections as the machine allows, none of which the kernel evicts",
-			in: colVXLAN | colHostGW | colBridge | colUDP | colSvc | colCalico, side: receiver, fits: hasV4, leg: onRequest,
+			in: colVXLAN | colHostGW | colBridge | colUDP | colSvc | colCalico, side: receiver, fits: hasV4, leg: onBoth,
 			do: func(w *world) { w.here().fullConns = true }},
 		{id: "routing-loop", summary: "the node routes its own pods' range back to the peer", side: receiver, in: colVXLAN | colHostGW | colCalico, leg: onBoth,
 			do: func(w *world) { w.loop() }},

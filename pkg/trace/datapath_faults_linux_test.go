@@ -21,16 +21,20 @@ var otherNames = map[string]string{
 	"flannel-host-gw rp-filter-strict near": "nexthop-stale", // see otherPlaces
 	"cilium-eni rp-filter-strict near":      "nexthop-stale",
 	"flannel-nat rp-filter-strict near":     "nexthop-stale",
-	// the one near node's route is all direct routes, and its VTEP is known all the same
-	"flannel-directrouting direct-route-lost": "route-missing",
-	"flannel-v6 v6-overlay-missing":           "neigh-missing", // there is no other family to compare with
+	// the one near node's route is all direct routes. node1 has an FDB row of node2 all the same, from the time before;
+	// node2 has none of node1, which shows that it never used the tunnel
+	"flannel-directrouting direct-route-lost near": "route-missing",
+	"flannel-directrouting route-missing far":      "direct-route-lost",
+	"flannel-directrouting rp-filter-strict near":  "nexthop-stale",
+	"flannel-v6 v6-overlay-missing":                "neigh-missing", // there is no other family to compare with
 }
 
 // otherPlaces are faults that a lab shows at another place than the others, by datapath, fault and end of the path.
 var otherPlaces = map[string]said{
 	// without a tunnel the route by which answers are expected is the one that requests take: they go astray first
-	"flannel-host-gw rp-filter-strict near": {"docker0", request, ""},
-	"cilium-eni rp-filter-strict near":      {"docker0", request, ""},
+	"flannel-host-gw rp-filter-strict near":       {"docker0", request, ""},
+	"flannel-directrouting rp-filter-strict near": {"docker0", request, ""},
+	"cilium-eni rp-filter-strict near":            {"docker0", request, ""},
 	// the detour is by the gateway, for the nodes have no network in common
 	"flannel-nat rp-filter-strict near": {"uplink", request, ""},
 	// what is for a pod of the node has a rule of its own, before the one that takes all else away

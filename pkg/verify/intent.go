@@ -273,8 +273,8 @@ func (in *Intent) wayTo(from *tables.Netns) string {
 		return ""
 	}
 	far := in.Snapshot.ByID(in.Dst.Host)
-	switch n.Flannel.BackendType {
-	case "vxlan":
+	switch direct := in.GoesDirect(from); {
+	case n.Flannel.BackendType == "vxlan" && !direct:
 		dev, gw := "a vxlan device", ""
 		if l := vxlanOf(from, n.Flannel.VNI); l != nil {
 			dev = l.Name
@@ -283,9 +283,9 @@ func (in *Intent) wayTo(from *tables.Netns) string {
 			gw = vtepAddr(far, n.Flannel.VNI, in.Dst.IP.Is6())
 		}
 		return fmt.Sprintf("via %s dev %s, the VTEP of %s", orNone(gw, "?"), dev, n.Name)
-	case "host-gw":
+	case n.Flannel.BackendType == "vxlan", n.Flannel.BackendType == "host-gw":
 		return fmt.Sprintf("via %s, the address of %s", orNone(addrString(n.Flannel.PublicIP), "?"), n.Name)
-	case "udp":
+	case n.Flannel.BackendType == "udp":
 		for _, l := range from.Links {
 			if l.Kind == "tun" {
 				return fmt.Sprintf("dev %s, whose process sends it to %s", l.Name, n.Name)
