@@ -71,7 +71,7 @@ func connLimit() (int, error) {
 // newConn is the message IPCTNL_MSG_CT_NEW for the i-th connection (linux/netfilter/nfnetlink_conntrack.h).
 func newConn(i int) (netlink.Message, error) {
 	const (
-		typeNew                     = unix.NFNL_SUBSYS_CTNETLINK<<8 | 0 // IPCTNL_MSG_CT_NEW
+		typeNew                     = unix.NFNL_SUBSYS_CTNETLINK << 8 // IPCTNL_MSG_CT_NEW is 0
 		ctaOrig, ctaReply           = 1, 2
 		ctaStatus, ctaTimeout       = 3, 7
 		seenReply, assured, confirm = 1 << 1, 1 << 2, 1 << 3 // IPS_*
