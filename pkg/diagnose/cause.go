@@ -50,6 +50,8 @@ func (c *leg) nameCheck(ck *verify.Check, f *Finding) (cause, summary string) {
 			c.nsName(ck.Step.Netns), f.Node, ck.Step.Target, ck.Observed, ck.Expected)
 	case verify.CheckEndpoint:
 		return c.deadEndpoint(ck.Step), fmt.Sprintf("%s: the service's address is translated to %s, which is none of its endpoints (%s): %s", ck.Step.Node, ck.Observed, ck.Expected, ck.Step.Entry)
+	case verify.CheckMAC:
+		return "wrong-ethDst", fmt.Sprintf("%s: a rule puts the MAC %s, which nobody has, in the place of the next hop's: %s", where, ck.Observed, ck.Step.Entry)
 	case verify.CheckPort:
 		return "wrong-port", fmt.Sprintf("port %s is asked for, and the packet arrives at port %s%s", ck.Expected, ck.Observed, c.natWords(ck.Step, f))
 	case verify.CheckDelivered:
@@ -310,41 +312,10 @@ func (c *leg) routeMissing(node string) string {
 			return "direct-route-lost"
 		}
 	}
-	if c.goesDirect(node) {
+	if c.intent.GoesDirect(c.intent.Snapshot.Host(node)) {
 		return "direct-route-lost"
 	}
 	return "route-missing"
-}
-
-// goesDirect reports whether a node reaches the far one without its tunnel (flannel's DirectRouting), by what is left:
-// to others of its own subnet there are direct routes, or only those behind a router have FDB rows.
-func (c *leg) goesDirect(node string) bool {
-	ns := c.intent.Snapshot.Host(node)
-	if ns == nil {
-		return false
-	}
-	direct, far := false, false
-	for _, n := range c.intent.Nodes {
-		ip := n.Flannel.PublicIP
-		if n.Name == node || !ip.IsValid() {
-			continue
-		}
-		near := onLink(ns, ip)
-		row := slices.ContainsFunc(ns.FDB, func(f tables.FDB) bool { return f.Dst == ip })
-		if near && row {
-			return false
-		}
-		direct = direct || row || near && slices.ContainsFunc(ns.Routes, func(r tables.Route) bool {
-			return r.Dst.Bits() > 0 && slices.ContainsFunc(r.NextHops, func(h tables.NextHop) bool { return h.Gateway == ip })
-		})
-		far = far || near && n.Name == c.intent.Dst.Node
-	}
-	return direct && far
-}
-
-// onLink reports whether an address is in a subnet of one of the node's interfaces.
-func onLink(ns *tables.Netns, ip netip.Addr) bool {
-	return slices.ContainsFunc(ns.Addrs, func(a tables.Addr) bool { return a.Prefix.Bits() < ip.BitLen() && a.Prefix.Masked().Contains(ip) })
 }
 
 // overlayGone says why a node has lost all routes of its overlay at once: the device is gone or down.
@@ -515,6 +486,14 @@ func (c *leg) nameDrop(d *forward.Drop, f *Finding) (cause, summary string) {
 		return c.nameOtherHost(d)
 	case forward.ReasonNetfilter:
 		return c.nameNetfilter(d)
+	case forward.ReasonIPsec:
+		f.Interface = orWords(d.Interface, c.lastInterface())
+		return "ipsec-policy", fmt.Sprintf("%s: %s: %s", strings.TrimSpace(d.Node+" "+f.Interface), s.Note, s.Entry)
+	case forward.ReasonNoServer:
+		if c.noEndpoints() {
+			return "service-no-endpoints", fmt.Sprintf("the service has no ready endpoint: %s: %s", d.Node, d.Step.Entry)
+		}
+		return "ipvs-backend", fmt.Sprintf("%s: IPVS has nobody to send it to, though the service has endpoints: %s: %s", d.Node, d.Step.Entry, d.Step.Note)
 	case forward.ReasonNoSocket:
 		return c.nameNoSocket(d, f)
 	case forward.ReasonNoVNI:
@@ -621,6 +600,8 @@ func (c *leg) nameNoNeigh(d *forward.Drop, f *Finding) (cause, summary string) {
 	summary = fmt.Sprintf("%s %s: %s", d.Node, d.Interface, s.Note)
 	dev := c.link(s)
 	switch {
+	case d.Silent:
+		return c.nameSilence(d), summary
 	case dev != nil && dev.Kind == "vxlan" && c.v4Twin(s):
 		return "v6-overlay-missing", summary
 	case dev != nil && dev.Kind == "vxlan":
@@ -631,8 +612,41 @@ func (c *leg) nameNoNeigh(d *forward.Drop, f *Finding) (cause, summary string) {
 			return "link-down", fmt.Sprintf("%s %s, which has %s, is %s: nobody answers for the address", ns.Node, l.Name, s.Target, downWord(l))
 		}
 		return "underlay-neigh-failed", summary
+	}
+	if r := c.lastRoute(d.Netns); r != nil && r.Route != nil && c.elsewhere(d) {
+		f.Evidence = append(f.Evidence, stepEvidence(r)...)
+		return "nexthop-stale", fmt.Sprintf("%s: the route for %s leads to %s, where nobody has it: %s", d.Node, s.Target, d.Interface, r.Entry)
+	}
+	return "neigh-unanswered", summary
+}
+
+// elsewhere: a node asks for a pod of another node on a device that does not lead to other nodes.
+func (c *leg) elsewhere(d *forward.Drop) bool {
+	if c.intent == nil || !c.intent.Dst.Pod || d.Step.Target != c.intent.Dst.IP || d.Node == c.intent.Dst.Node {
+		return false
+	}
+	ns := c.intent.Snapshot.ByID(d.Netns)
+	return ns != nil && ns.Name == tables.HostName
+}
+
+// nameSilence names what keeps a station from answering for an address that it has.
+func (c *leg) nameSilence(d *forward.Drop) string {
+	s := &d.Step
+	switch {
+	case s.Kind == forward.StepSysctl && strings.Contains(s.Entry, "rp_filter"):
+		return "rp-filter-strict"
+	case s.Kind == forward.StepBridge && !strings.Contains(s.Note, "isolated") && !strings.Contains(s.Note, "bcast_flood"):
+		return "bridge-port-blocked"
+	case s.Kind == forward.StepLink:
+		return "arp-off"
+	case s.Kind == forward.StepNeigh && c.intent != nil && c.intent.Model.IsUnderlay(s.Netns, s.Ifindex):
+		return "underlay-neigh-wrong"
+	case s.Kind == forward.StepNeigh:
+		return "pod-neigh-stale"
+	case c.intent != nil && c.intent.Model.IsUnderlay(s.Netns, s.Ifindex):
+		return "underlay-neigh-failed"
 	default:
-		return "neigh-unanswered", summary
+		return "neigh-unanswered"
 	}
 }
 
@@ -744,7 +758,7 @@ func (c *leg) nameNetfilter(d *forward.Drop) (cause, summary string) {
 		return "netfilter-drop", summary
 	case c.inPod(d):
 		return "netfilter-drop", summary
-	case r.Family == netfilter.FamilyIPv6:
+	case r.Family == netfilter.FamilyIPv6 && !(r.Hook == netfilter.HookInput && d.Step.Note == ""): // a note: neighbour discovery
 		if c.isPolicy(r) && r.What != netfilter.WhatPolicy {
 			return "netpol-drop", summary
 		}

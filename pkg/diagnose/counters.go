@@ -53,7 +53,7 @@ func (c *leg) counted(places ...*verify.Hop) (out []string) {
 		return slices.ContainsFunc(places, func(h *verify.Hop) bool { return h.Netns == id })
 	}
 	for _, m := range c.in.Witness.Moved {
-		if seen(m.Netns) && !m.Sign {
+		if seen(m.Netns) && !m.Sign && c.passes(&m) {
 			out = append(out, fmt.Sprintf("counter of %s: %s +%d: %s", m.Node, m.Counter, m.By, m.Text))
 		}
 	}
@@ -64,6 +64,14 @@ func (c *leg) counted(places ...*verify.Hop) (out []string) {
 		}
 	}
 	return out
+}
+
+// passes reports whether a counter is of no device, or of one that the leg leads by.
+func (c *leg) passes(m *Moved) bool {
+	rest, isLink := strings.CutPrefix(m.Counter, "link/")
+	dev, _, _ := strings.Cut(rest, "/")
+	return !isLink || slices.ContainsFunc(c.Hops, func(h verify.Hop) bool { return h.Netns == m.Netns && h.Interface == dev }) ||
+		slices.ContainsFunc(c.Forward.Tail, func(s forward.Step) bool { return s.Netns == m.Netns && c.linkName(&s) == dev })
 }
 
 // tableFull names a loss after a table of the kernel that had no room: connections, where netfilter dropped the packet;

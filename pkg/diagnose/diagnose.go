@@ -101,6 +101,11 @@ func Diagnose(in Input) ([]Finding, Verdict) {
 	fs = append(fs, bySize(in)...)
 	fs = append(fs, attachments(in, fs)...)
 	fs = dedup(fs)
+	for i := range fs {
+		if f := &fs[i]; f.Interface != "" && (f.Cause == "qdisc-drop" || f.Cause == "tc-bpf-drop") { // it is about this very device
+			f.Remedy = strings.ReplaceAll(f.Remedy, "DEVICE", f.Interface)
+		}
+	}
 	return fs, verdict(in, fs)
 }
 
@@ -339,6 +344,8 @@ func (c *leg) translated(d *forward.Drop) (Finding, bool) {
 // deadEndpoint names a translation to where no endpoint is: a rule's, or a connection's that outlived it.
 func (c *leg) deadEndpoint(s *forward.Step) string {
 	switch {
+	case s.Virtual != nil:
+		return "ipvs-backend"
 	case s.Rule == nil || s.Rule.What != netfilter.WhatConn:
 		return "dnat-dead-endpoint"
 	case c.Forward.FinalFlow.Proto == forward.ProtoUDP || len(c.Hops) > 0 && c.Hops[0].Frame.Proto == forward.ProtoUDP:
@@ -451,6 +458,9 @@ func (c *leg) unanswered() {
 	if len(said) == 0 {
 		return
 	}
+	if back := c.in.Path.Reply.Forward; back.Drop != nil && back.Drop.Netns == last.Netns && len(back.Hops) == 0 {
+		return // the answer is what it could not send: the tables say why
+	}
 	f := Finding{Leg: c.Name, Node: last.Node, Interface: last.Interface, Severity: Error, place: place(0, len(c.Hops), 97), Cause: "dropped-in-pod"}
 	if cause, _, _ := c.reasonAt(last); cause != "" {
 		f.Cause, f.Remedy = cause, keep[cause]
@@ -496,6 +506,9 @@ func (c *leg) foreign() {
 	c.found = append(c.found, f)
 }
 
+// astray are the causes that send packets to another station than the one that was meant.
+var astray = []string{"pod-neigh-stale", "underlay-neigh-wrong", "neigh-wrong-mac", "fdb-wrong-dst", "wrong-ethDst"}
+
 // lost reports where the wire lost the packets, when that is not what the tables say already.
 func (c *leg) lost() {
 	if c.in.Wire == nil || c.whole {
@@ -531,11 +544,15 @@ func (c *leg) lost() {
 			return
 		}
 	}
+	if at := slices.IndexFunc(c.found, func(f Finding) bool { return f.Severity == Error && slices.Contains(astray, f.Cause) }); at >= 0 {
+		c.found[at].Evidence = append(append(c.found[at].Evidence, "wire: "+words), said...)
+		return // it was sent to somebody else, and is lost wherever that leads
+	}
 	f := Finding{
 		Cause: "lost-after-" + last.Interface, Leg: c.Name, Node: last.Node, Interface: last.Interface, Severity: Error,
 		place: place(c.n, next.Since+1, 97), Evidence: append([]string{"wire: " + words}, healed(next)...),
-		Summary: fmt.Sprintf("%slost between %s %s and %s %s: the tables on both sides would let it through",
-			share(next.Lost, c.Journeys), last.Node, last.Interface, next.Node, next.Interface),
+		Summary: fmt.Sprintf("%slost between %s %s and %s %s: %s",
+			share(next.Lost, c.Journeys), last.Node, last.Interface, next.Node, next.Interface, c.byTables(next)),
 	}
 	c.explainLoss(&f, last, next)
 	if len(said) > 0 {
@@ -559,6 +576,14 @@ func (c *leg) lost() {
 	c.byContrast(&f, last, next)
 	c.tableFull(&f, last, next)
 	c.found = append(c.found, f)
+}
+
+// byTables is what the tables say of a loss that none of their entries explains.
+func (c *leg) byTables(next *verify.Hop) string {
+	if c.Forward.End == forward.Unknown && !next.Expected {
+		return "the tables do not tell what becomes of it there (" + c.Forward.Why + ")"
+	}
+	return "the tables on both sides would let it through"
 }
 
 // unseen reports hops whose captures show none of the packets that passed before and behind them. Only of recorded

@@ -70,7 +70,14 @@ func (c *leg) waiting(f *Finding, ns tables.NetnsID) bool {
 	if answered {
 		f.Summary = fmt.Sprintf("%s: the answer for %s, the next hop, does not get there: packets wait for it and are dropped", where, u.IP)
 	}
+	silent, known := c.intent.Model.Silence(u.Netns, u.Ifindex, u.IP)
 	switch {
+	case known && !answered:
+		f.Cause, f.Node, f.Interface = c.nameSilence(&silent), silent.Node, silent.Interface
+		f.Summary = fmt.Sprintf("%s %s: %s", silent.Node, silent.Interface, silent.Step.Note)
+		f.Evidence = append(stepEvidence(&silent.Step), f.Evidence...)
+		f.Remedy = c.remedy(f.Cause, &silent.Step, nil)
+		return true
 	case dev.Kind == "vxlan":
 		f.Cause = "neigh-missing"
 	case c.intent.Model.IsUnderlay(u.Netns, u.Ifindex):

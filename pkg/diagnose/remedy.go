@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -29,6 +30,8 @@ var keep = map[string]string{
 	"wrong-iface":              "start flanneld with the right interface (flannel: --iface=DEVICE or --iface-can-reach), and restart it",
 	"pod-route-wrong":          "restart the pod, so that the CNI plugin sets its routes anew",
 	"dnat-dead-endpoint":       "let kube-proxy write its rules anew (restart it); see the service's EndpointSlices",
+	"ipvs-backend":             "let kube-proxy write its virtual servers anew (restart it); see the service's EndpointSlices",
+	"ipsec-policy":             "see who sets it (strongSwan, a VPN client, the CNI's IPsec mode)",
 	"nat-port-race":            "give the translation more ports (masquerade --random-fully, without --to-ports); for DNS a cache on each node",
 	"ct-table-full":            "raise net.netfilter.nf_conntrack_max, and see who opens so many connections: conntrack -L | awk '{print $4}' | sort | uniq -c | sort -n",
 	"neigh-table-overflow":     "raise net.ipv4.neigh.default.gc_thresh1, 2 and 3 (net.ipv6 as well)",
@@ -65,10 +68,17 @@ var keep = map[string]string{
 
 // agent is the process that writes a node's routes and tunnels.
 func (c *leg) agent() string {
-	if c.intent != nil && slices.ContainsFunc(c.intent.Nodes, func(n inventory.Node) bool { return n.Network() == "calico" }) {
-		return "calico-node"
+	of := func(plugin string) bool {
+		return c.intent != nil && slices.ContainsFunc(c.intent.Nodes, func(n inventory.Node) bool { return n.Network() == plugin })
 	}
-	return "flanneld"
+	switch {
+	case of("calico"):
+		return "calico-node"
+	case of("cilium"):
+		return "cilium-agent"
+	default:
+		return "flanneld"
+	}
 }
 
 // remedy is the command that mends the entry now, and what keeps it so.
@@ -108,7 +118,12 @@ func (c *leg) mend(cause string, s *forward.Step, ck *verify.Check) string {
 	if cause == "service-no-endpoints" { // the rule is right
 		return ""
 	}
-	if s.Rule != nil {
+	switch {
+	case s.Real != nil:
+		return run("ipvsadm -d %s -r %s", s.Virtual.Option(), s.Real.Addr)
+	case s.Virtual != nil:
+		return ""
+	case s.Rule != nil:
 		return command(ns, mendRule(s.Rule))
 	}
 	switch cause {
@@ -143,13 +158,11 @@ func (c *leg) mend(cause string, s *forward.Step, ck *verify.Check) string {
 			return run("ip %sroute del local %s dev %s table %d", v6Flag(s), s.Route.Dst, dev, s.Route.Table)
 		}
 	case "dropped-local-source":
-		for _, a := range ns.Addrs {
-			if a.Prefix.Addr() == s.Target {
-				if l := ns.Link(a.Index); l != nil {
-					return run("ip addr del %s dev %s", a.Prefix, l.Name)
-				}
-			}
-		}
+		return delAddr(ns, s.Target)
+	case "ipsec-policy":
+		return run("ip xfrm policy delete %s", s.IPsec.Selector())
+	case "neigh-unanswered", "underlay-neigh-failed", "arp-off":
+		return mendSilence(ns, s, dev)
 	case "pod-neigh-stale", "underlay-neigh-wrong":
 		return run("ip neigh del %s dev %s", s.Target, dev)
 	case "route-missing", "direct-route-lost", "nexthop-stale":
@@ -176,6 +189,35 @@ func (c *leg) mend(cause string, s *forward.Step, ck *verify.Check) string {
 	case "vxlan-down", "pod-link-down", "cni0-down", "link-down":
 		if dev != "" {
 			return run("ip link set %s up", dev)
+		}
+	}
+	return ""
+}
+
+// mendSilence lets a station answer for an address that it has.
+func mendSilence(ns *tables.Netns, s *forward.Step, dev string) string {
+	switch {
+	case s.Kind == forward.StepSysctl:
+		name, _, _ := strings.Cut(s.Entry, " = ")
+		return command(ns, fmt.Sprintf("sysctl -w %s=0", name))
+	case s.Kind == forward.StepLink:
+		return command(ns, fmt.Sprintf("ip link set dev %s arp on", dev))
+	case s.Kind == forward.StepBridge && strings.Contains(s.Note, "isolated"):
+		return command(ns, fmt.Sprintf("bridge link set dev %s isolated off", dev))
+	case s.Kind == forward.StepBridge && strings.Contains(s.Note, "bcast_flood"):
+		return command(ns, fmt.Sprintf("bridge link set dev %s bcast_flood on", dev))
+	case s.Kind == forward.StepRoute && s.Via.IsValid():
+		return delAddr(ns, s.Via)
+	default:
+		return ""
+	}
+}
+
+// delAddr is the command that takes an address out of a namespace.
+func delAddr(ns *tables.Netns, ip netip.Addr) string {
+	for _, a := range ns.Addrs {
+		if l := ns.Link(a.Index); a.Prefix.Addr() == ip && l != nil {
+			return command(ns, fmt.Sprintf("ip addr del %s dev %s", a.Prefix, l.Name))
 		}
 	}
 	return ""

@@ -154,6 +154,30 @@ func (c *leg) sentAstray(f *Finding) bool {
 	return false
 }
 
+// impostor: somebody else answers for the far node's address on the network between them. What is sent there goes to
+// another MAC than the node's own, and is answered though nothing arrives.
+func (c *leg) impostor(f *Finding, last, next *verify.Hop) bool {
+	from, to := c.intent.Snapshot.ByID(last.Netns), c.intent.Snapshot.ByID(next.Netns)
+	ip := last.Frame.Outer.Dst
+	if from == nil || to == nil || len(last.Sightings) == 0 || !to.HasAddr(ip) || !slices.ContainsFunc(from.Addrs, func(a tables.Addr) bool {
+		return a.Index == last.Ifindex && a.Prefix.Masked().Contains(ip) // else a router's is right
+	}) {
+		return false
+	}
+	answered := slices.ContainsFunc(c.in.Witness.Contrast, func(t Contrast) bool {
+		return t.Seen == 0 && (t.Answered > 0 || slices.ContainsFunc(t.Errors, func(e string) bool { return strings.HasSuffix(e, " from "+ip.String()) }))
+	})
+	l, mac := to.Link(next.Ifindex), last.Sightings[0].Frame.Outer.EthDst
+	if !answered || l == nil || mac.IsZero() || l.MAC == mac {
+		return false
+	}
+	f.Cause, f.Node, f.Interface = "underlay-neigh-wrong", last.Node, last.Interface
+	f.Summary = fmt.Sprintf("%s %s: somebody else answers for %s, the address of %s: packets go to %s, and %s has %s",
+		last.Node, last.Interface, ip, next.Node, mac, next.Interface, l.MAC)
+	f.Remedy = fmt.Sprintf("find who else has the address (%s), and take it away there", command(from, fmt.Sprintf("arping -D -I %s %s", last.Interface, ip)))
+	return true
+}
+
 // otherInterface: the tunnel's far address is on another interface of the far node than the one by which that node
 // answers: its VTEP was given the wrong one.
 func (c *leg) otherInterface(f *Finding, outer *forward.Outer) bool {
@@ -218,6 +242,7 @@ func (c *leg) byContrast(f *Finding, last, next *verify.Hop) {
 	where := fmt.Sprintf("between %s %s and %s %s", last.Node, last.Interface, next.Node, next.Interface)
 	outer := last.Frame.Outer
 	switch {
+	case outer != nil && c.impostor(f, last, next):
 	case outer != nil && fails(tunnel) && (passes(ping) || passes(udp)):
 		f.Cause = "vxlan-port-underlay-drop"
 		f.Summary = fmt.Sprintf("%s: the network drops UDP port %d; other traffic from node to node passes, and the tables of both are right", where, outer.DstPort)

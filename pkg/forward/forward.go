@@ -142,6 +142,8 @@ const (
 	StepNetfilter StepKind = "netfilter"
 	StepUnderlay  StepKind = "underlay"
 	StepHook      StepKind = "hook"  // XDP, tc, tcx
+	StepIPVS      StepKind = "ipvs"  // a virtual server and the real one that takes its place
+	StepIPsec     StepKind = "ipsec" // a policy of IPsec
 	StepProxy     StepKind = "proxy" // a process between a TUN device and a UDP socket
 )
 
@@ -161,7 +163,11 @@ type Step struct {
 	Route    *tables.Route
 	Neigh    *tables.Neigh
 	FDB      *tables.FDB
-	Rule     *netfilter.Ref
+	// Virtual and Real are of IPVS; Real is nil where none may be chosen.
+	Virtual *tables.VirtualServer
+	Real    *tables.RealServer
+	IPsec   *tables.IPsecPolicy
+	Rule    *netfilter.Ref
 	// Accepted are the rules of the same hook that accepted the packet before Rule ended it: an accept ends
 	// its own base chain only.
 	Accepted []netfilter.Ref
@@ -210,6 +216,8 @@ const (
 	ReasonNoCarrier   Reason = "no-carrier"    // QDISC_DROP
 	ReasonPortState   Reason = "port-state"    // BRIDGE_INGRESS_STP_STATE
 	ReasonNoPort      Reason = "no-port"       // no port of the bridge takes the frame
+	ReasonNoServer    Reason = "no-server"     // IPVS has no real server to choose: ICMP port unreachable
+	ReasonIPsec       Reason = "ipsec"         // XFRM_POLICY; for what leaves, IP_OUTNOROUTES
 	ReasonNoSocket    Reason = "no-socket"     // NO_SOCKET
 	ReasonNoVNI       Reason = "no-vni"        // VXLAN_VNI_NOT_FOUND
 	ReasonLocalMAC    Reason = "local-mac"     // LOCAL_MAC
@@ -229,6 +237,8 @@ type Drop struct {
 	Node      string
 	Interface string
 	Step      Step
+	// Silent: of ReasonNeigh, who is asked for is there, and the step keeps it from answering.
+	Silent bool
 }
 
 // Leg is one direction of one packet's travel.

@@ -193,19 +193,3 @@ func BenchmarkWalk(b *testing.B) {
 		}
 	}
 }
-
-// TestVirtualServer: what IPVS takes is not followed, and no fault; all else that comes to the address is the node's.
-func TestVirtualServer(t *testing.T) {
-	s := tablestest.Cluster()
-	vip := netip.MustParseAddr("10.96.0.10")
-	n := s.Netns[0]
-	n.Routes = append(n.Routes, tablestest.Route(tables.TableLocal, tables.RouteLocal, "10.96.0.10/32", 1, ""))
-	n.IPVS = []tables.VirtualServer{{Proto: "TCP", Addr: netip.AddrPortFrom(vip, 80), Real: []string{"10.244.2.40:8080"}}}
-	m := New(s, Options{})
-	for port, want := range map[uint16]End{80: Unknown, 81: Delivered} {
-		l := m.Trace(tablestest.Coffee1, Flow{Proto: ProtoTCP, TCPFlags: 2, Src: tablestest.Coffee1IP, Dst: vip, SrcPort: 40000, DstPort: port})[0]
-		if l.End != want || want == Unknown && !strings.Contains(l.Why, "IPVS of node1") {
-			t.Errorf("port %d: %v %q", port, l.End, l.Why)
-		}
-	}
-}

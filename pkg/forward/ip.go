@@ -33,6 +33,9 @@ func (w *walk) sendVia(h *host, p *packet, oif string) {
 			continue
 		}
 		b.step(h.routeStep(a, q, ""))
+		if b.policyRoute(h, nil, h.link(a.hop.Index), pb) {
+			continue
+		}
 		b.localOut(h, pb, a)
 	}
 }
@@ -345,8 +348,14 @@ func (w *walk) ipForward(h *host, l *tables.Link, p *packet, a answer) {
 		w.unknown(fmt.Sprintf("route leads to interface %d, which is not in the snapshot", a.hop.Index))
 		return
 	}
+	if w.policyCheck(h, l, p, "fwd") {
+		return
+	}
 	if p.Any&FieldTTL == 0 && p.TTL <= 1 {
 		w.drop(ReasonTTL, h, l, Step{Kind: StepRoute, Note: "the TTL has run out"})
+		return
+	}
+	if w.policyRoute(h, l, out, p) {
 		return
 	}
 	if p.hops++; p.hops > maxHops {
@@ -481,33 +490,23 @@ func (h *host) linkOr(i tables.Ifindex, other *tables.Link) *tables.Link {
 	return other
 }
 
-// localIn is ip_local_deliver: INPUT, then the socket.
+// localIn is ip_local_deliver: INPUT, where IPVS stands behind the filters, then the socket.
 func (w *walk) localIn(h *host, p *packet) {
-	if v := h.virtualServer(p); v != nil {
-		w.unknown(fmt.Sprintf("IPVS of %s sends what comes to %s on to one of %d real servers, which is not followed", h.Node, v.Addr, len(v.Real)))
-		return
-	}
-	w.hook(h, netfilter.HookInput, p, p.in, nil, func(w *walk, p *packet, _ bool) { w.toSocket(h, p) })
-}
-
-// virtualServer is the service of IPVS that a packet is for, nil when it is for none (ip_vs_in, at INPUT for packets that
-// come in and for those of the host itself). One that is chosen by a mark takes any packet with that mark.
-func (h *host) virtualServer(p *packet) *tables.VirtualServer {
-	for i := range h.IPVS {
-		v := &h.IPVS[i]
-		switch {
-		case v.Proto == "" && v.Mark == p.mark && p.mark != 0,
-			v.Proto == "TCP" && p.Proto == ProtoTCP && v.Addr == netip.AddrPortFrom(p.Dst, p.DstPort),
-			v.Proto == "UDP" && p.Proto == ProtoUDP && v.Addr == netip.AddrPortFrom(p.Dst, p.DstPort):
-			return v
+	w.hook(h, netfilter.HookInput, p, p.in, nil, func(w *walk, p *packet, _ bool) {
+		if v := h.virtualServer(p); v != nil {
+			w.balance(h, v, p)
+			return
 		}
-	}
-	return nil
+		w.toSocket(h, p)
+	})
 }
 
 // toSocket hands the packet to its protocol. Only the VXLAN sockets of the kernel are in the tables; for
 // any other the packet counts as delivered, whether somebody listens is the wire's to say.
 func (w *walk) toSocket(h *host, p *packet) {
+	if w.policyCheck(h, p.in, p, "in") {
+		return
+	}
 	switch {
 	case p.inner != nil && p.bare:
 		w.proxyReceive(h, p)

@@ -51,8 +51,8 @@ func (m *inquiry) ndAnswered(asker, to station, src netip.Addr, path []crossing)
 	if !m.ndSent(asker, ns) || !m.crosses(path, ns) || !m.ndReceived(to, ns) {
 		return false
 	}
-	if n := to.h.neigh[neighKey{to.l.Index, src}]; n != nil && n.State&(tables.NUDPermanent|tables.NUDNoARP) != 0 && n.MAC != asker.l.MAC {
-		return false // a permanent entry sends the answer elsewhere, whatever the solicitation says
+	if to.misled(asker, src) != nil {
+		return false
 	}
 	na := ns
 	na.EthSrc, na.EthDst, na.Src, na.Dst, na.ICMPType = to.l.MAC, asker.l.MAC, ip, src, neighbourAdvertise

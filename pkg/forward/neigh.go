@@ -85,6 +85,13 @@ func (w *walk) resolveNeigh(h *host, out *tables.Link, next, src netip.Addr) (ma
 		w.unknown(fmt.Sprintf("whether anybody answers for %s on %s: not all addresses of %s were read", next, out.Name, where))
 		return ether.MAC{}, false, false
 	}
+	if why := w.m.silence(h, out, next, src); why != nil {
+		w.drop(ReasonNeigh, why.s.h, why.s.l, why.step)
+		if w.leg.Drop != nil {
+			w.leg.Drop.Silent = true
+		}
+		return ether.MAC{}, false, false
+	}
 	if !ans.outside || failed || w.m.owned(h, out, next) {
 		note := fmt.Sprintf("no entry for %s, and nobody on %s answers for it", next, out.Name)
 		if failed {
@@ -127,11 +134,14 @@ func (m *Model) owned(from *host, out *tables.Link, ip netip.Addr) bool {
 
 // answersFor is arp_process for a request that arrives at this station.
 func (s station) answersFor(ip, asker netip.Addr) bool {
-	if ip.Is4() && (s.l.NoARP || !s.h.takesARP(s.l, ip, asker)) {
+	switch {
+	case s.h.hasAddr(ip) && ip.Is6():
+		return s.h.onDevice(s.l, ip)
+	case s.h.hasAddr(ip):
+		_, no := s.refuses(ip, asker)
+		return !no
+	case ip.Is4() && (s.l.NoARP || !s.h.takesARP(s.l, ip, asker)):
 		return false
-	}
-	if s.h.hasAddr(ip) {
-		return ip.Is6() && s.h.onDevice(s.l, ip) || ip.Is4() && s.h.arpReplies(s.l, ip, asker)
 	}
 	if s.h.proxy[neighKey{s.l.Index, ip}] != nil {
 		return true

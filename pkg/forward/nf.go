@@ -169,7 +169,7 @@ func (w *walk) settle(h *host, o netfilter.Outcome, p *packet, in, out *tables.L
 	} else {
 		p.SrcPort, p.DstPort = o.Packet.SrcPort, o.Packet.DstPort
 	}
-	p.TTL = o.Packet.TTL
+	p.TTL, p.EthSrc, p.EthDst = o.Packet.TTL, o.Packet.EthSrc, o.Packet.EthDst
 	if o.Packet.AnySrcPort {
 		if p.Any&FieldSrcPort != 0 {
 			w.leg.state.anyPort[h.ID] = true
@@ -181,7 +181,11 @@ func (w *walk) settle(h *host, o netfilter.Outcome, p *packet, in, out *tables.L
 	}
 	fields := changedFields(&before, p)
 	if len(fields) > 0 {
-		w.step(nfStep(h, o, l, fields))
+		step := nfStep(h, o, l, fields)
+		if p.EthDst != before.EthDst {
+			step.MAC = p.EthDst
+		}
+		w.step(step)
 	}
 	next(w, p, p.Dst != before.Dst || p.Src != before.Src || p.mark != before.mark)
 }
@@ -194,6 +198,7 @@ func changedFields(a, b *packet) []string {
 	}{
 		{"ipSrc", a.Src != b.Src}, {"ipDst", a.Dst != b.Dst},
 		{"srcPort", a.SrcPort != b.SrcPort}, {"dstPort", a.DstPort != b.DstPort}, {"ttl", a.TTL != b.TTL},
+		{"ethSrc", a.EthSrc != b.EthSrc}, {"ethDst", a.EthDst != b.EthDst},
 	} {
 		if f.changed {
 			out = append(out, f.name)
@@ -201,6 +206,9 @@ func changedFields(a, b *packet) []string {
 	}
 	return out
 }
+
+// isWritten: fields that rules write as they do marks, without a translation.
+func isWritten(field string) bool { return field == "ttl" || field == "ethSrc" || field == "ethDst" }
 
 // nfStep shows the rule that decided: the last of the trail.
 func nfStep(h *host, o netfilter.Outcome, l *tables.Link, fields []string) Step {
@@ -211,7 +219,7 @@ func nfStep(h *host, o netfilter.Outcome, l *tables.Link, fields []string) Step 
 	if n := len(o.Trail); n > 0 {
 		r := o.Trail[n-1]
 		for i := n - 1; i >= 0 && len(fields) > 0; i-- {
-			if o.Trail[i].IsNAT() || o.Trail[i].What == netfilter.WhatMark && slices.Contains(fields, "ttl") {
+			if o.Trail[i].IsNAT() || o.Trail[i].What == netfilter.WhatMark && slices.ContainsFunc(fields, isWritten) {
 				r = o.Trail[i]
 				break
 			}

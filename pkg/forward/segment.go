@@ -75,12 +75,21 @@ func (m *inquiry) answered(asker, to station, src netip.Addr, path []crossing) b
 	if m.ip.Is6() {
 		return m.ndAnswered(asker, to, src, path)
 	}
-	p := netfilter.Packet{Family: netfilter.FamilyARP, EtherType: ether.TypeARP, EthSrc: asker.l.MAC, EthDst: broadcast}
+	if !src.IsValid() {
+		src = netip.IPv4Unspecified()
+	}
+	p := netfilter.Packet{Family: netfilter.FamilyARP, EtherType: ether.TypeARP, EthSrc: asker.l.MAC, EthDst: broadcast, Src: src, Dst: m.ip, ARPOp: arpRequest}
 	back := p
-	back.EthSrc, back.EthDst = to.l.MAC, asker.l.MAC
+	back.EthSrc, back.EthDst, back.Src, back.Dst, back.ARPOp = to.l.MAC, asker.l.MAC, m.ip, src, arpReply
 	return m.arp(asker, netfilter.HookOutput, p) && m.crosses(path, p) && m.arp(to, netfilter.HookInput, p) &&
 		m.arp(to, netfilter.HookOutput, back) && m.crosses(reversed(path), back) && m.arp(asker, netfilter.HookInput, back)
 }
+
+// Operations of ARP (RFC 826).
+const (
+	arpRequest = 1
+	arpReply   = 2
+)
 
 // arp runs a hook of family arp at a station.
 func (m *inquiry) arp(s station, hook netfilter.Hook, p netfilter.Packet) bool {
@@ -176,6 +185,9 @@ type flooder struct {
 	visit func(station)
 	// fabric is set while the stations of other nodes are visited
 	fabric bool
+	// through takes the broadcast also where a bridge holds it back; held is what does, on the way to the station
+	through bool
+	held    *silent
 }
 
 func (f *flooder) cross(c crossing, then func()) {
@@ -234,7 +246,16 @@ func (f *flooder) into(h *host, out *tables.Link) bool {
 
 func (f *flooder) ports(h *host, br, from *tables.Link) (outside bool) {
 	for _, port := range h.ports[br.Index] {
-		if port == from || !portGives(from, port) || !port.Port.BroadcastFl {
+		if port == from {
+			continue
+		}
+		// what the bridge itself sends is not subject to the port's flooding (br_flood)
+		if !portGives(from, port) || !port.Port.BroadcastFl && from != nil {
+			if f.through && f.held == nil {
+				f.held = h.withheld(br, from, port)
+				f.flood(h, port)
+				f.held = nil
+			}
 			continue
 		}
 		f.cross(crossing{h, br, from, port}, func() { outside = f.flood(h, port) || outside })

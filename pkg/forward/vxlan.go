@@ -173,7 +173,7 @@ func (w *walk) vxlanReceive(h *host, o *packet) {
 	var onPort, match, down *tables.Link
 	for i := range h.Links {
 		l := &h.Links[i]
-		if l.VXLAN != nil && !l.Up && l.VXLAN.Port == o.DstPort && l.VXLAN.VNI == o.vni {
+		if l.VXLAN != nil && !l.Up && l.VXLAN.Port == o.DstPort && l.VXLAN.VNI == o.vni && sameFamily(l.VXLAN, o.Dst) {
 			down = l
 		}
 		if l.VXLAN == nil || !l.Up || l.VXLAN.Port != o.DstPort || !sameFamily(l.VXLAN, o.Dst) {
@@ -225,10 +225,10 @@ func (w *walk) socketStep(h *host, o *packet, note string) Step {
 	s := Step{Kind: StepSocket, Netns: h.ID, Node: h.Node, Command: h.cmd("ip -d link show type vxlan"), Note: note}
 	for i := range h.Links {
 		l := &h.Links[i]
-		if l.VXLAN == nil {
+		if l.VXLAN == nil || !sameFamily(l.VXLAN, o.Dst) { // the other family has a socket of its own
 			continue
 		}
-		if s.Ifindex == 0 || l.VXLAN.VNI == o.vni && sameFamily(l.VXLAN, o.Dst) {
+		if s.Ifindex == 0 || l.VXLAN.VNI == o.vni {
 			s.Ifindex, s.Entry = l.Index, h.FormatLink(*l)
 		}
 	}

@@ -140,9 +140,8 @@ func (c *cluster) podOn(n node) pod {
 	return c.pods[i] // complete sees to it that nodes have one, as far as faults go
 }
 
-// describe is what Faults says of the fault in the lab of the cluster.
-func (d damage) describe(c *cluster) Fault {
-	on, _, _ := d.place(c, "")
+// describe is what Faults says of the fault in the lab of the cluster, put on a node.
+func (d damage) describe(c *cluster, on node) Fault {
 	f := Fault{ID: d.id, Summary: d.summary, Node: on.name, Leg: d.leg, From: d.from, To: d.to, Datapaths: d.datapaths()}
 	if d.leg6 != "" && !c.v4 {
 		f.Leg = d.leg6
@@ -181,10 +180,30 @@ func (d damage) datapaths() []string {
 func Faults() []Fault {
 	var list []Fault
 	for _, d := range all() {
-		c := d.home()
-		list = append(list, d.describe(c))
+		list = append(list, d.atHome(d.home()))
 	}
 	return list
+}
+
+// atHome describes the fault where it is put by default.
+func (d damage) atHome(c *cluster) Fault {
+	on, _, _ := d.place(c, "")
+	return d.describe(c, on)
+}
+
+// FaultOn is what FaultsOf says of one of them, put on another node than by default: the path that shows it there. Leg
+// is that of the default node all the same.
+func FaultOn(s Spec, id, node string) (Fault, error) {
+	s, err := s.complete()
+	if err != nil {
+		return Fault{}, err
+	}
+	c := newCluster(s)
+	d, on, _, err := c.findDamage(id, node)
+	if err != nil {
+		return Fault{}, err
+	}
+	return d.describe(c, on), nil
 }
 
 // home is a cluster that can have the fault.
@@ -214,7 +233,7 @@ func FaultsOf(s Spec) ([]Fault, error) {
 	var list []Fault
 	for _, d := range all() {
 		if d.fit(c) {
-			list = append(list, d.describe(c))
+			list = append(list, d.atHome(c))
 		}
 	}
 	return list, nil

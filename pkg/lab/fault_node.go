@@ -63,13 +63,9 @@ func nodeDamages() []damage {
 				}
 				p.routes = append(p.routes, hijack)
 			}},
-		{id: "ct-table-full", summary: "no new connection is tracked any more (a rule stands in for the table's limit, which is the machine's)",
+		{id: "ct-table-full", summary: "the connection table is full: as many connections as the machine allows, none of which the kernel evicts",
 			in: colVXLAN | colHostGW | colBridge | colUDP | colSvc | colCalico, side: receiver, fits: hasV4, leg: onBoth,
-			do: func(w *world) {
-				w.addTable(w.on.name, familyIPv4, "full", nftChain{
-					name: "forward", typ: "filter", hook: "forward", rules: []nftRule{{newFlow: true, action: actionDrop}},
-				})
-			}},
+			do: func(w *world) { w.here().fullConns = true }},
 		{id: "routing-loop", summary: "the node routes its own pods' range back to the peer", side: receiver, in: colVXLAN | colHostGW | colCalico, leg: onBoth,
 			do: func(w *world) { w.loop() }},
 		{id: "direct-route-lost", summary: "the routes to all nodes' pods went with a flap of the uplink; the default route came back", in: colHostGW | colDirect, leg: onRequest,

@@ -350,5 +350,8 @@ func (s *space) remember(p *plan) error {
 			return fmt.Errorf("set neighbour %s: %w", n.ip, err)
 		}
 	}
-	return s.addFlows(p.flows)
+	if err := s.addFlows(p.flows); err != nil || !p.fullConns {
+		return err
+	}
+	return s.fillConns()
 }

@@ -168,9 +168,6 @@ func ruleExprs(family int, r nftRule) []expr.Any {
 		e = append(e, matchL4(unix.IPPROTO_ICMP)...)
 		e = append(e, matchTransport(0, []byte{r.icmp.typ, r.icmp.code})...)
 	}
-	if r.newFlow {
-		e = append(e, matchNewFlow()...)
-	}
 	if r.mark != 0 {
 		mask := binaryutil.NativeEndian.PutUint32(r.mark)
 		e = append(e,
@@ -239,17 +236,6 @@ func matchFamily(family int, r nftRule) []expr.Any {
 		proto = unix.NFPROTO_IPV6
 	}
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}}}
-}
-
-// matchNewFlow is "ct state new ct count over 0".
-func matchNewFlow() []expr.Any {
-	state := binaryutil.NativeEndian.PutUint32(expr.CtStateBitNEW)
-	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: state, Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
-		&expr.Connlimit{Count: 0, Flags: expr.NFT_CONNLIMIT_F_INV},
-	}
 }
 
 func matchL4(proto byte) []expr.Any {

@@ -22,6 +22,7 @@ type plan struct {
 	legacy    string     // for iptables-legacy-restore
 	proxy     *kubeProxy // nil: no services
 	flows     []flow     // conntrack entries to be put in
+	fullConns bool       // as many of them as the machine allows
 }
 
 // sysctl is one file below /proc/sys/net.
@@ -181,7 +182,6 @@ type nftRule struct {
 	udpPort        int // destination port, host byte order
 	tcp            bool
 	icmp           *icmpType
-	newFlow        bool   // ct state new, ct count over 0
 	mark           uint32 // mark and mask are this same value, as in --mark 0x4000/0x4000
 	action         action
 	jump           string     // chain, of actionJump

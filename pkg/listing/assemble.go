@@ -73,7 +73,7 @@ type linkState struct {
 // holds reports whether an output says anything of a namespace.
 func (f *facts) holds() bool {
 	return len(f.links)+len(f.addrs)+len(f.rules)+len(f.routes)+len(f.neighs)+len(f.fdb)+len(f.nexthop)+len(f.macs)+len(f.sysctls)+
-		len(f.tables)+len(f.conns)+len(f.ipsets)+len(f.nfSeen) > 0
+		len(f.tables)+len(f.conns)+len(f.ipvs)+len(f.ipsets)+len(f.nfSeen) > 0
 }
 
 // group sorts the outputs by namespace, in the order in which the namespaces come up.

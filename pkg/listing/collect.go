@@ -104,6 +104,7 @@ type facts struct {
 
 	tables []netfilter.Table
 	conns  []netfilter.Entry
+	ipvs   []tables.VirtualServer
 	ipsets []netfilter.IPSet
 	nfSeen []string // which backends were listed whole
 

@@ -149,6 +149,7 @@ func (b *builder) rulesets() {
 			}
 			conns = conns || f.Kind == kindConntrack
 			rs.Conns = append(rs.Conns, f.conns...)
+			b.ns.IPVS = append(b.ns.IPVS, f.ipvs...)
 			sets = append(sets, f.ipsets...)
 		}
 	}

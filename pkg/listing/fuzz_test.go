@@ -35,7 +35,7 @@ func FuzzCommand(f *testing.F) {
 var fuzzCommands = []string{
 	"ip -d link", "ip -br a", "ip addr", "bridge link", "ip route show table all", "ip -6 r", "ip rule", "ip -s neigh", "ip nexthop", "bridge fdb", "bridge vlan", "brctl show",
 	"brctl showmacs br0", "route -n", "netstat -rn", "arp -an", "ifconfig -a", "ethtool -S eth0", "tc qdisc", "tc filter show dev a ingress",
-	"iptables-save -c", "iptables -S", "iptables -t nat -nvL", "ip6tables -nL --line-numbers", "nft list ruleset", "conntrack -L", "sysctl -a",
+	"iptables-save -c", "iptables -S", "iptables -t nat -nvL", "ip6tables -nL --line-numbers", "nft list ruleset", "conntrack -L", "ipvsadm -Ln", "cat /proc/net/ip_vs", "sysctl -a",
 	"cat /sys/class/net/eth0/iflink", "grep . /sys/class/net/*/ifindex", "kubectl get pods -A -o wide", "kubectl get nodes -o yaml", "kubectl get nodes -o yaml | grep -A3 Vtep",
 	"kubectl describe pod x", "docker inspect -f {{.State.Pid}} abcd", "kubectl exec -n a b -- nsenter -t 1 -n sh -c 'ip a'",
 }

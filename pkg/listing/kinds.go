@@ -41,6 +41,7 @@ const (
 	kindNFT        = "nft list"
 	kindIPSet      = "ipset"
 	kindConntrack  = "conntrack"
+	kindIPVS       = "ipvsadm"
 	kindSysctl     = "sysctl"
 	kindSysfs      = "sysfs"
 	kindKube       = "kubectl get"
@@ -87,6 +88,8 @@ func newParser(b *block) parser {
 		return &iptablesList{block: b}
 	case kindIPSet:
 		return &ipsetList{block: b}
+	case kindIPVS:
+		return newIPVS(b)
 	case kindNFT:
 		return &nftText{block: b}
 	case kindKube:
@@ -132,6 +135,7 @@ var shapes = []struct {
 	{kindNFT, lazy(`^table (ip|ip6|inet|arp|bridge|netdev) \S+ \{`)},
 	{kindIPSet, lazy(`^create \S+ (hash|bitmap|list):`)},
 	{kindConntrack, lazy(`^(ipv[46]\s+\d+\s+)?(tcp|udp|icmp|icmpv6|sctp|udplite|dccp|gre|unknown)\s+\d+ \d+ .*src=`)},
+	{kindIPVS, lazy(`^IP Virtual Server version `)},
 	{kindSysctl, lazy(`^net\.[\w./@-]+ = `)},
 	{kindSysfs, lazy(`^(/sys/class/net/[^/\s]+/(ifindex|iflink))(:\d+)?$`)},
 	{kindKube, lazy(`^(NAMESPACE\s+)?NAME\s+(READY|STATUS|TYPE|ENDPOINTS|ADDRESSTYPE)\b`)},
@@ -219,6 +223,8 @@ func miscKind(name string, args []string, c command, o listOptions) (string, []s
 	case name == "conntrack" && hasShort(args, "L"):
 		o.limited = o.limited || len(args) > 1
 		return kindConntrack, args, o
+	case name == "ipvsadm" && (len(args) == 0 || hasShort(args, "L") || hasShort(args, "l")), name == "cat" && strings.Contains(c.text, "/proc/net/ip_vs"):
+		return kindIPVS, args, o
 	case name == "sysctl" && !slices.Contains(args, "-w"):
 		return kindSysctl, args, o
 	case strings.Contains(c.text, "/sys/class/net/") && slices.Contains([]string{"cat", "grep", "for", "head", "tail", "more"}, name):

@@ -2,6 +2,7 @@ package listing
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -115,6 +116,23 @@ func TestSysctl(t *testing.T) {
 	n := one(t, "sysctl -a", "net.ipv4.conf.flannel/1.forwarding = 1\nnet.ipv4.ip_local_port_range = 32768\t60999\nkernel.hostname = x\n")
 	if v, _ := n.Sysctl("ipv4.conf.flannel.1.forwarding"); v != "1" || len(n.Sysctls) != 2 || n.Lacks(tabSysctls, "") {
 		t.Errorf("%+v %q", n.Sysctls, n.Incomplete)
+	}
+}
+
+// TestIPVS: both forms say the same.
+func TestIPVS(t *testing.T) {
+	want := []tables.VirtualServer{{Proto: "TCP", Addr: netip.MustParseAddrPort("10.96.0.10:80"), Scheduler: "rr", Real: []tables.RealServer{
+		{Addr: netip.MustParseAddrPort("10.244.2.40:8080"), Forward: "Masq", Weight: 1},
+	}}}
+	for command, text := range map[string]string{
+		"ipvsadm -Ln": "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn\n" +
+			"TCP  10.96.0.10:80 rr\n  -> 10.244.2.40:8080             Masq    1      0          0         \n",
+		"cat /proc/net/ip_vs": "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port Forward Weight ActiveConn InActConn\n" +
+			"TCP  0A60000A:0050 rr \n  -> 0AF40228:1F90      Masq    1      0          0         \n",
+	} {
+		if got := one(t, command, text).IPVS; !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v", command, got)
+		}
 	}
 }
 

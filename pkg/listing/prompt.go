@@ -63,7 +63,7 @@ var tools = map[string]bool{
 	"ethtool": true, "tc": true, "iptables": true, "ip6tables": true, "iptables-save": true, "ip6tables-save": true,
 	"iptables-legacy": true, "iptables-nft": true, "ip6tables-legacy": true, "ip6tables-nft": true,
 	"iptables-legacy-save": true, "iptables-nft-save": true, "ip6tables-legacy-save": true, "ip6tables-nft-save": true,
-	"nft": true, "conntrack": true, "sysctl": true, "kubectl": true, "docker": true, "crictl": true, "nsenter": true,
+	"nft": true, "conntrack": true, "ipvsadm": true, "sysctl": true, "kubectl": true, "docker": true, "crictl": true, "nsenter": true,
 	"sudo": true, "oc": true, "podman": true,
 }
 

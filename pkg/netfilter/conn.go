@@ -59,6 +59,8 @@ type Entry struct {
 	Closed bool `json:"closed,omitempty"`
 	// Expected is set of a connection that a helper foretold: its first packet is RELATED.
 	Expected bool `json:"expected,omitempty"`
+	// virtual is set of a connection whose destination IPVS translates, behind INPUT, and NAT does not.
+	virtual bool
 	// known is set of entries that the kernel had, as opposed to those of the walk.
 	known bool
 }
@@ -132,6 +134,17 @@ func (s State) with(e Entry) State {
 	}
 	s.conns = append(conns, e)
 	return s
+}
+
+// Redirect is ip_vs_update_conntrack of IPVS, for a packet that came through INPUT: answers to its connection come
+// from another address and port. It is confirmed where it leaves, and its source may be translated there.
+func (s State) Redirect(c Conn, to netip.AddrPort) (State, Conn) {
+	if c.State == ConnNew {
+		c.Entry.Reply.Src, c.Entry.Reply.SrcPort = to.Addr(), to.Port()
+		c.Entry.virtual, c.srcDone, c.dstDone = true, false, true
+		s = s.with(c.Entry)
+	}
+	return s, c
 }
 
 func (p *Packet) tuple() Tuple {

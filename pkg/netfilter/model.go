@@ -275,6 +275,7 @@ const (
 	WhatMark    = "mark"
 	WhatUnknown = "unknown"
 	WhatConn    = "conntrack"
+	WhatIPVS    = "ipvs" // a virtual server, which stands in no table of rules
 )
 
 // Ref points at the rule, policy or connection that decided.
@@ -301,12 +302,12 @@ type Rejection struct {
 	Code  uint8 `json:"code,omitempty"`
 }
 
-// IsNAT reports whether the rule or connection translates addresses.
-func (r Ref) IsNAT() bool { return r.What == WhatNAT || r.What == WhatConn }
+// IsNAT reports whether the rule, connection or virtual server translates addresses.
+func (r Ref) IsNAT() bool { return r.What == WhatNAT || r.What == WhatConn || r.What == WhatIPVS }
 
 // String gives the rule in one line, with where it stands.
 func (r Ref) String() string {
-	if r.What == WhatConn {
+	if r.What == WhatConn || r.What == WhatIPVS {
 		return r.Text
 	}
 	where := fmt.Sprintf("%s %s table %s chain %s", r.Backend, r.Family, r.Table, r.Chain)

@@ -50,6 +50,9 @@ func (r *run) natChains() Verdict {
 // translate applies the connection's tuples at a hook: destinations change where packets come in,
 // sources where they go out (nf_nat_packet).
 func (c *Conn) translate(p *Packet, dst bool) bool {
+	if c.Entry.virtual && dst && !c.Reply {
+		return false
+	}
 	want := c.Entry.Reply.reversed()
 	if c.Reply {
 		want = c.Entry.Orig.reversed()

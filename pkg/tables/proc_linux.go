@@ -16,6 +16,7 @@ import (
 var sysctlFiles = []string{
 	"ipv4/ip_forward", "ipv4/ip_default_ttl", "ipv4/fib_multipath_hash_policy", "ipv4/fwmark_reflect",
 	"ipv4/icmp_echo_ignore_all", "ipv4/ip_local_port_range", "ipv4/nexthop_compat_mode", "ipv4/ip_forward_use_pmtu", "ipv4/ip_no_pmtu_disc",
+	"ipv4/vs/conntrack",
 	"ipv6/fib_multipath_hash_policy", "ipv6/fwmark_reflect", "ipv6/conf/all/forwarding",
 	"bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables", "bridge/bridge-nf-call-arptables",
 	"bridge/bridge-nf-filter-vlan-tagged", "netfilter/nf_conntrack_max", "netfilter/nf_conntrack_count",

@@ -128,6 +128,7 @@ func (r *reader) parts(ctx context.Context, all []Source) []part {
 		{"bpf programs", func() error { return r.src.Netns.Do(r.programs) }},
 		{"tun proxies", r.proxies},
 		{"netfilter", func() error { return r.netfilter(ctx) }},
+		{"ipsec", func() error { return r.ipsec(ctx) }},
 	}
 }
 

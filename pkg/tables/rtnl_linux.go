@@ -33,8 +33,11 @@ type rtnl struct {
 }
 
 // openRTNL opens a socket in the namespace of the calling thread.
-func openRTNL() (*rtnl, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+func openRTNL() (*rtnl, error) { return openNetlink(unix.NETLINK_ROUTE) }
+
+// openNetlink opens a socket of a netlink family whose dumps are like rtnetlink's.
+func openNetlink(family int) (*rtnl, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, family)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
@@ -44,7 +47,7 @@ func openRTNL() (*rtnl, error) {
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv),
 	); err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("set up rtnetlink socket: %w", err)
+		return nil, fmt.Errorf("set up netlink socket: %w", err)
 	}
 	return &rtnl{fd: fd, buf: make([]byte, recvBuffer)}, nil
 }

@@ -69,6 +69,8 @@ type Netns struct {
 	Netfilter *netfilter.Ruleset `json:"netfilter,omitempty"` // nil: not read
 	// IPVS are the virtual servers of the namespace (/proc/net/ip_vs).
 	IPVS []VirtualServer `json:"ipvs,omitempty"`
+	// IPsec are the policies of IPsec, the newest first: of those of one priority the oldest decides.
+	IPsec []IPsecPolicy `json:"ipsec,omitempty"`
 	// SNMP holds the protocol counters of /proc/net/snmp, snmp6 and netstat, "Udp.InCsumErrors".
 	SNMP map[string]uint64 `json:"snmp,omitempty"`
 

@@ -12,192 +12,192 @@ import (
 
 	"github.com/podtrace/podtrace/pkg/inventory"
 	"github.com/podtrace/podtrace/pkg/lab"
+	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/report"
 	"github.com/podtrace/podtrace/pkg/trace"
 )
 
-// said is where a verdict must point: the role of the interface ("" for a fault of no interface), the leg that
-// it hits, and the node if it is not the one with the fault.
-type said struct{ role, leg, node string }
-
-// fault is a row of the matrix: what the verdict must be with the fault on the sender's node and on the
-// receiver's.
-type fault struct {
-	id        string
-	near, far said
-	cause     string // "": the id
-	status    string // "": broken
-	wireOnly  bool   // tables alone can't show it
-	byTables  string // what check calls it, "": as path
+// TestFaultMatrix puts in every fault of the default lab, on either node, and asks both commands: check, which
+// sees tables alone, and path. "make faults" prints the table.
+func TestFaultMatrix(t *testing.T) {
+	ofFaults(t)
+	matrixOf(t, lab.Spec{}, true)
 }
 
-// roles are the interfaces of the default lab by what they are for, on each node.
-var roles = map[string]map[string]string{
-	"node1": {"vtep": "flannel.1", "uplink": "ens192", "bridge": "cni0", "pod": "eth0"},
-	"node2": {"vtep": "flannel.1", "uplink": "eno16780032", "bridge": "cni0", "pod": "eth0"},
+// ofFaults leaves the long matrices to "make faults", which "make test" runs as well.
+func ofFaults(t *testing.T) {
+	t.Helper()
+	if os.Getenv("FAULTS") == "" {
+		t.Skip("make faults runs it, and make test runs that")
+	}
 }
 
-// nowhere stands for a node on which the lab does not have a fault.
-var nowhere = said{role: "nowhere"}
-
-// elsewhere are faults that the path between two pods of the default lab does not show.
-var elsewhere = []string{"fdb-aged", "pod-to-node-input-drop"}
-
-const request, reply = report.Request, report.Reply
-
-// matrix holds every fault of the lab. Where an entry is used for sending only, the fault on the far node hits
-// the reply.
-var matrix = []fault{
-	{id: "fdb-missing", near: said{"vtep", request, ""}, far: said{"vtep", reply, ""}},
-	{id: "fdb-wrong-dst", near: said{"vtep", request, ""}, far: said{"vtep", reply, ""}},
-	{id: "neigh-missing", near: said{"vtep", request, ""}, far: said{"vtep", reply, ""}},
-	{id: "neigh-wrong-mac", near: said{"vtep", request, ""}, far: said{"vtep", reply, ""}},
-	{id: "vtep-mac-changed", near: said{"vtep", reply, ""}, far: said{"vtep", request, ""}},
-	{id: "route-missing", near: said{"bridge", request, ""}, far: said{"bridge", reply, ""}},
-	{id: "blackhole-route", near: said{"bridge", request, ""}, far: said{"bridge", reply, ""}},
-	{id: "vxlan-port-input-drop", near: said{"uplink", reply, ""}, far: said{"uplink", request, ""}},
-	{id: "vxlan-port-underlay-drop", near: said{"uplink", request, "node1"}, far: said{"uplink", reply, ""}, wireOnly: true},
-	{id: "forward-policy-drop", near: said{"bridge", request, ""}, far: said{"vtep", request, ""}},
-	{id: "forward-reject-order", near: said{"vtep", reply, ""}, far: said{"vtep", request, ""}},
-	{id: "masq-pod-to-pod", near: said{"bridge", request, ""}, far: said{"vtep", request, ""}, status: report.Degraded},
-	{id: "ip-forward-off", near: said{"bridge", request, ""}, far: said{"vtep", request, ""}},
-	{id: "rp-filter-strict", near: said{"vtep", reply, ""}, far: said{"vtep", request, ""}},
-	{id: "policy-rule-hijack", near: said{"bridge", request, ""}, far: said{"vtep", request, ""}},
-	{id: "underlay-route-missing", near: said{"vtep", request, ""}, far: said{"vtep", reply, ""}},
-	{id: "vxlan-down", near: said{"vtep", request, ""}, far: said{"vtep", request, ""}},
-	{id: "vxlan-dev-gone", near: said{"vtep", request, ""}, far: said{"vtep", request, ""}},
-	{id: "vni-mismatch", near: said{"vtep", request, ""}, far: said{"vtep", request, ""}},
-	// with two nodes nothing says which of the two ports was meant: the receiver's is told
-	{id: "vxlan-port-mismatch", near: said{"vtep", request, "node2"}, far: said{"vtep", request, ""}},
-	{id: "cni0-down", near: said{"bridge", request, ""}, far: said{"bridge", request, ""}},
-	{id: "cni0-wrong-address", near: said{"bridge", "", ""}, far: said{"bridge", request, ""}},
-	{id: "veth-no-master", near: said{"veth", "", ""}, far: said{"veth", request, ""}},
-	{id: "bridge-port-blocked", near: said{"veth", request, ""}, far: said{"veth", request, ""}},
-	{id: "pod-link-down", near: said{"pod", request, ""}, far: said{"pod", request, ""}},
-	{id: "pod-default-route-missing", near: said{"pod", request, ""}, far: said{"pod", reply, ""}},
-	{id: "wrong-iface", near: said{"vtep", "", ""}, far: said{"vtep", request, ""}, byTables: report.Degraded},
-	{id: "vxlan-csum-offload", near: said{"uplink", request, "node2"}, far: said{"uplink", reply, "node1"}, wireOnly: true},
-	{id: "mtu-path-blackhole", near: said{"uplink", "", ""}, far: said{"uplink", "", "node1"}, status: report.Degraded, wireOnly: true},
-	{id: "pmtu-icmp-blocked", near: said{"vtep", request, ""}, far: nowhere, status: report.Degraded, wireOnly: true},
-	{id: "ct-table-full", near: said{"bridge", request, ""}, far: said{"vtep", request, ""}, wireOnly: true, cause: "netfilter-drop"},
-	{id: "routing-loop", near: nowhere, far: said{"", request, ""}},
-	{id: "iptables-backend-split", near: said{"bridge", request, ""}, far: said{"vtep", request, ""}},
-	{id: "netpol-drop", near: said{"", reply, ""}, far: said{"vtep", request, ""}},
-	{id: "duplicate-pod-ip", near: said{"bridge", "", ""}, far: nowhere, byTables: report.Degraded},
-	{id: "tc-bpf-drop", near: said{"veth", request, ""}, far: said{"veth", reply, ""}, wireOnly: true},
-	{id: "pod-neigh-stale", near: said{"bridge", reply, ""}, far: said{"bridge", request, ""}},
+// matrixOf tries every fault of a lab, on the nodes of its path or only where the lab puts it by default.
+func matrixOf(t *testing.T, spec lab.Spec, both bool) {
+	inv := upSpec(t, spec)
+	faults, err := lab.FaultsOf(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &runner{spec: spec, inv: inv}
+	var out strings.Builder
+	m.out = tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(m.out, "FAULT\tON\tPATH\tVERDICT\tNODE\tINTERFACE\tLEG\tTIME\tBY TABLES\tRIGHT")
+	for _, f := range faults {
+		if spec.Services != "" && !slices.Contains(f.Datapaths, "services") || slices.Contains(slow, f.ID) {
+			continue
+		}
+		m.all(t, f, both)
+	}
+	_ = m.out.Flush()
+	t.Logf("\n%s", &out)
 }
 
-// wrong says what a verdict gets wrong, "" when nothing.
-func (f fault) wrong(v report.Verdict, status, on string, want said) string {
+// runner tries the faults of one lab.
+type runner struct {
+	spec lab.Spec
+	inv  *inventory.Inventory
+	out  *tabwriter.Writer
+}
+
+// all tries a fault on every node that shows it.
+func (m *runner) all(t *testing.T, f lab.Fault, both bool) {
+	row, has := rowOf(f.ID)
+	tries := slices.Clone(ownPaths[f.ID])
+	if has {
+		p := m.places(f)
+		tries = append(tries, try{on: p.end(near), want: row.near}, try{on: p.end(far), want: row.far})
+	}
+	if len(tries) == 0 {
+		t.Errorf("the lab's fault %s has no row in the matrix", f.ID)
+	}
+	for _, y := range tries {
+		if y.want == nowhere || !both && y.on != f.Node {
+			continue
+		}
+		on, err := lab.FaultOn(m.spec, f.ID, y.on)
+		if err != nil {
+			t.Fatal(err)
+		}
+		on.From, on.To = cmp.Or(y.from, on.From), cmp.Or(y.to, on.To)
+		t.Run(strings.TrimRight(f.ID+"/"+y.on+"/"+y.from, "/"), func(t *testing.T) { m.try(t, row, on, y.want) })
+	}
+}
+
+func (m *runner) places(f lab.Fault) places {
+	p := places{datapath: m.spec.Datapath, inv: m.inv, from: f.From, to: f.To, id: f.ID}
+	if m.inv.Pod("default", p.from) == nil {
+		p.from = "coffee-1"
+	}
+	if m.inv.Pod("default", p.to) == nil {
+		p.to = "coffee-2"
+	}
+	return p
+}
+
+// try puts one fault in, asks, and mends.
+func (m *runner) try(t *testing.T, row fault, f lab.Fault, want said) {
+	o := labOptions()
+	o.Spec = m.spec
+	p := m.places(f)
+	node, end := f.Node, near
+	if node == p.end(far) {
+		end = far
+	}
+	want = m.place(f.ID, end, want)
+	if want.node != "" {
+		node = p.end(want.node)
+	}
+	dev := ""
+	if want.role != "" {
+		dev = p.device(t, node, want.role) // before the fault takes it away
+	}
+	if err := lab.Break(t.Context(), o, f.ID, f.Node); err != nil {
+		t.Fatal(err)
+	}
+	mended := false
+	mend := func() {
+		if err := lab.Mend(t.Context(), o, f.ID); err != nil && !mended {
+			t.Fatal(err)
+		}
+		mended = true
+	}
+	defer mend()
+	opts := m.question(t, f)
+	byTables, err := trace.Check(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	r, err := trace.Path(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	took := time.Since(began)
+	mend()
+	v, bv := r.Verdict, byTables.Verdict
+	cause := m.cause(f.ID, end)
+	status := cmp.Or(m.status(f.ID), row.status, report.Broken)
+	bad := wrong(v, status, cause, node, dev, want.leg)
+	fmt.Fprintf(m.out, "%s\t%s\t%s → %s\t%s %s\t%s\t%s\t%s\t%s\t%s\t%v\n", f.ID, f.Node, f.From, f.To, v.Status, v.Cause, v.Node, v.Interface, v.Leg,
+		took.Round(time.Millisecond), strings.TrimSpace(bv.Status+" "+bv.Cause), bad == "")
+	if bad != "" {
+		t.Errorf("path: %s\n%s", bad, text(r))
+	}
+	if m.wireOnly(row) || m.wireOnly(fault{id: f.ID}) {
+		if bv.Status == report.Broken {
+			t.Errorf("tables can't show it, and say %s %s", bv.Status, bv.Cause)
+		}
+	} else if bad := wrong(bv, cmp.Or(m.shown(f), row.byTables, status), cause, node, dev, want.leg); bad != "" {
+		t.Errorf("check: %s\n%s", bad, text(byTables))
+	}
+	after, err := trace.Path(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.Verdict.Status != report.Healthy {
+		t.Errorf("after mend:\n%s", text(after))
+	}
+}
+
+// wrong says what a verdict gets wrong, "" when nothing. No interface and no leg: any is right.
+func wrong(v report.Verdict, status, cause, node, dev, leg string) string {
 	var bad []string
 	expect := func(what, got, want string) {
 		if got != want {
 			bad = append(bad, fmt.Sprintf("%s %q, want %q", what, got, want))
 		}
 	}
-	node := cmp.Or(want.node, on)
 	expect("status", v.Status, status)
-	expect("cause", v.Cause, cmp.Or(f.cause, f.id))
+	expect("cause", v.Cause, cause)
 	expect("node", v.Node, node)
-	switch want.role {
-	case "": // of no interface, or of several
-	case "veth":
-		if !strings.HasPrefix(v.Interface, "veth") {
-			bad = append(bad, fmt.Sprintf("interface %q, want the pod's veth", v.Interface))
-		}
-	default:
-		expect("interface", v.Interface, roles[node][want.role])
+	if dev != "" {
+		expect("interface", v.Interface, dev)
 	}
-	if want.leg != "" {
-		expect("leg", v.Leg, want.leg)
+	if leg != "" {
+		expect("leg", v.Leg, leg)
 	}
 	return strings.Join(bad, ", ")
 }
 
-// TestFaultMatrix puts in every fault of the default lab, on either node, and asks both commands: check, which
-// sees tables alone, and path. "make faults" prints the table.
-func TestFaultMatrix(t *testing.T) {
-	ofFaults(t)
-	inv := up(t)
-	for _, f := range lab.Faults() {
-		if !hasRow(f.ID) && !slices.ContainsFunc(elsewhere, func(id string) bool { return id == f.ID }) && slices.Contains(f.Datapaths, lab.FlannelVXLAN) {
-			t.Errorf("the lab's fault %s has no row in the matrix", f.ID)
-		}
-	}
-	var out strings.Builder
-	tw := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "FAULT\tON\tVERDICT\tNODE\tINTERFACE\tLEG\tTIME\tBY TABLES")
-	for _, f := range matrix {
-		for i, on := range []string{"node1", "node2"} {
-			want := f.near
-			if i == 1 {
-				want = f.far
-			}
-			if want == nowhere {
-				continue
-			}
-			t.Run(f.id+"/"+on, func(t *testing.T) { f.try(t, inv, on, want, tw) })
-		}
-	}
-	_ = tw.Flush()
-	t.Logf("\n%s", &out)
-}
-
-// ofFaults leaves the long matrices to "make faults", which "make test" runs as well.
-func ofFaults(t *testing.T) {
+// question is the trace that shows a fault.
+func (m *runner) question(t *testing.T, f lab.Fault) trace.Options {
 	t.Helper()
-	if os.Getenv("FAULTS") != "all" {
-		t.Skip("make faults runs it, and make test runs that")
+	from, how := f.From, "icmp"
+	if from == "client" {
+		from = m.inv.Hosts[0].IPs[0].String()
 	}
-}
-
-func hasRow(id string) bool {
-	for _, f := range matrix {
-		if f.id == id {
-			return true
-		}
+	switch {
+	case f.ID == "nat-port-race": // of connections: another one has the port
+		how = "tcp:8080"
+		c := connection(t, m.inv, "tea-1", f.To)
+		t.Cleanup(func() { _ = c.Close() })
+	case strings.HasPrefix(f.To, "svc/") || from != f.From:
+		how = "tcp"
 	}
-	return false
-}
-
-func (f fault) try(t *testing.T, inv *inventory.Inventory, on string, want said, tw *tabwriter.Writer) {
-	o := labOptions()
-	if err := lab.Break(t.Context(), o, f.id, on); err != nil {
-		t.Fatal(err)
+	opts := options(m.inv, from, f.To, how)
+	if f.ID == "ct-stale-udp" { // the flow that the lab's entry holds
+		opts.SourcePort, opts.Probe.Proto = 40000, probe.UDP
 	}
-	mended := false
-	mend := func() {
-		if !mended {
-			if err := lab.Mend(t.Context(), o, f.id); err != nil {
-				t.Fatal(err)
-			}
-		}
-		mended = true
-	}
-	defer mend()
-	byTables, err := trace.Check(t.Context(), options(inv, "coffee-1", "coffee-2", "icmp"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	r := path(t, inv, "coffee-1", "coffee-2", "icmp")
-	took := time.Since(began)
-	mend()
-	v, bv := r.Verdict, byTables.Verdict
-	fmt.Fprintf(tw, "%s\t%s\t%s %s\t%s\t%s\t%s\t%s\t%s\n", f.id, on, v.Status, v.Cause, v.Node, v.Interface, v.Leg,
-		took.Round(time.Millisecond), strings.TrimSpace(bv.Status+" "+bv.Cause))
-	if bad := f.wrong(v, cmp.Or(f.status, report.Broken), on, want); bad != "" {
-		t.Errorf("path: %s\n%s", bad, text(r))
-	}
-	if f.wireOnly {
-		if bv.Status != report.Healthy {
-			t.Errorf("tables can't show it, and say %s %s", bv.Status, bv.Cause)
-		}
-	} else if bad := f.wrong(bv, cmp.Or(f.byTables, f.status, report.Broken), on, want); bad != "" {
-		t.Errorf("check: %s\n%s", bad, text(byTables))
-	}
-	if after := path(t, inv, "coffee-1", "coffee-2", "icmp"); after.Verdict.Status != report.Healthy {
-		t.Errorf("after mend:\n%s", text(after))
-	}
+	return opts
 }

@@ -135,6 +135,21 @@ func TestJudgeOddities(t *testing.T) {
 	}
 }
 
+// TestOtherFamilysTunnel: of two tunnels the one of the other family is not the one that is missing.
+func TestOtherFamilysTunnel(t *testing.T) {
+	k := docCase(tablestest.Cluster())
+	n := k.Snapshot.Netns[1]
+	gone := n.Links[2]
+	n.Links = slices.DeleteFunc(n.Links, func(l tables.Link) bool { return l.VXLAN != nil })
+	vx := *gone.VXLAN
+	vx.Local = netip.MustParseAddr("fd00:10:1:11::92")
+	gone.Name, gone.Index, gone.VXLAN = "flannel-v6.1", 90, &vx
+	n.Links = append(n.Links, gone)
+	if v := Judge(k).Verdict; v.Cause != "vxlan-dev-gone" || v.Node != "node2" {
+		t.Errorf("%+v", v)
+	}
+}
+
 // TestJudgeTwoAtOnce: of two faults the one that the packet meets first is the verdict, and the other is listed.
 func TestJudgeTwoAtOnce(t *testing.T) {
 	for _, c := range []struct {

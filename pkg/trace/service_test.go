@@ -170,6 +170,55 @@ func TestServiceWithoutEndpoints(t *testing.T) {
 	}
 }
 
+// TestVirtualServerBackends: a real server that is no endpoint, or none with a weight, is IPVS's fault; with no endpoint
+// there is none.
+func TestVirtualServerBackends(t *testing.T) {
+	dead := netip.MustParseAddrPort("10.244.2.99:7007")
+	live := netip.AddrPortFrom(tablestest.Coffee2IP, 7007)
+	for name, v := range map[string]struct {
+		real      []tables.RealServer
+		endpoints bool
+		cause     string
+		says      string
+	}{
+		"right":        {[]tables.RealServer{{Addr: live, Forward: "Masq", Weight: 1}}, true, "", ""},
+		"dead":         {[]tables.RealServer{{Addr: dead, Forward: "Masq", Weight: 1}}, true, "ipvs-backend", dead.Addr().String()},
+		"one dead":     {[]tables.RealServer{{Addr: live, Forward: "Masq", Weight: 1}, {Addr: dead, Forward: "Masq", Weight: 1}}, true, "ipvs-backend", dead.Addr().String()},
+		"dead, no use": {[]tables.RealServer{{Addr: live, Forward: "Masq", Weight: 1}, {Addr: dead, Forward: "Masq"}}, true, "", ""},
+		"no weight":    {[]tables.RealServer{{Addr: live, Forward: "Masq"}}, true, "ipvs-backend", "nobody"},
+		"empty":        {nil, true, "ipvs-backend", "nobody"},
+		"no endpoint":  {nil, false, "service-no-endpoints", "no ready endpoint"},
+	} {
+		k := docCase(tablestest.Cluster())
+		vip := echoService.ClusterIPs[0]
+		n := k.Snapshot.ByID(tablestest.Node1)
+		n.Routes = append(n.Routes, tablestest.Route(tables.TableLocal, tables.RouteLocal, vip.String()+"/32", 1, ""))
+		n.IPVS = []tables.VirtualServer{{Proto: "TCP", Addr: netip.AddrPortFrom(vip, 7), Scheduler: "rr", Real: v.real}}
+		n.Sysctls["ipv4.vs.conntrack"] = "1"
+		n.Netfilter = &netfilter.Ruleset{Tables: []netfilter.Table{{
+			Backend: netfilter.BackendLegacy, Family: netfilter.FamilyIPv4, Name: "nat", Chains: []netfilter.Chain{{
+				Name: "POSTROUTING", Base: true, Type: "nat", Hook: netfilter.HookPostrouting, Priority: 100,
+				Rules: []netfilter.Rule{{Number: 1, Exprs: []netfilter.Expr{
+					{Op: netfilter.OpTuple, Tuple: &netfilter.Match{Dst: netip.PrefixFrom(vip, 32)}}, {Op: netfilter.OpNAT, NAT: &netfilter.NAT{Kind: "masquerade"}},
+				}}},
+			}},
+		}}}
+		if v.endpoints {
+			k.Targets = []Target{{Backend: inventory.Backend{IP: live.Addr(), Port: 7007}, At: k.To}}
+		}
+		k.Destination = inventory.Endpoint{Kind: inventory.KindService, Name: "echo", IPs: echoService.ClusterIPs, Service: &echoService, ServicePort: &echoService.Ports[0]}
+		k.To = resolve.Location{}
+		k.Flow = forward.Flow{Proto: forward.ProtoTCP, TCPFlags: tcpSyn, SrcPort: 40000, Src: tablestest.Coffee1IP, Dst: vip, DstPort: 7}
+		r := Judge(k)
+		if r.Verdict.Cause != v.cause || !strings.Contains(r.Verdict.Summary, v.says) || (r.Verdict.Status == report.Healthy) != (v.cause == "") {
+			t.Errorf("%s: %+v", name, r.Verdict)
+		}
+		if v.says == dead.Addr().String() && !strings.Contains(r.Verdict.Remedy, "ipvsadm -d -t 10.96.0.12:7 -r "+dead.String()) {
+			t.Errorf("%s: remedy %q", name, r.Verdict.Remedy)
+		}
+	}
+}
+
 // TestServiceIsJudgedByTheEndpointTaken: two endpoints are right; a third place is not.
 func TestServiceIsJudgedByTheEndpointTaken(t *testing.T) {
 	k := docCase(tablestest.Cluster())

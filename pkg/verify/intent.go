@@ -114,8 +114,10 @@ func (in *Intent) stepChecks(steps []forward.Step) []Check {
 			c, ok = in.fdbCheck(s)
 		case forward.StepVXLAN:
 			out = append(out, in.vxlanChecks(s)...)
+		case forward.StepNetfilter:
+			c, ok = in.macCheck(s)
 		case forward.StepRule, forward.StepBridge, forward.StepLink, forward.StepSocket, forward.StepSysctl,
-			forward.StepNetfilter, forward.StepUnderlay, forward.StepHook, forward.StepProxy:
+			forward.StepUnderlay, forward.StepHook, forward.StepProxy, forward.StepIPVS, forward.StepIPsec:
 		}
 		if ok {
 			c.Step, c.Node, c.Interface = s, s.Node, in.linkName(s.Netns, s.Ifindex)
@@ -136,12 +138,21 @@ const (
 	CheckVNI       = "vtep vni"
 	CheckVtepLocal = "vtep local"
 	CheckPort      = "port kept"
+	CheckMAC       = "mac kept"
 	CheckGateway   = "pod gateway"
 	CheckEndpoint  = "service endpoint"
 	CheckDelivered = "delivered to"
 	CheckSource    = "source kept"
 	CheckAnswer    = "answer translated back"
 )
+
+// macCheck: a rule that puts another destination MAC in sends the frame to nobody, unless somebody has it.
+func (in *Intent) macCheck(s *forward.Step) (Check, bool) {
+	if !slices.Contains(s.Fields, "ethDst") || s.MAC.IsZero() || s.MAC.IsMulticast() || in.macOwner(s.MAC) != "" {
+		return Check{}, false
+	}
+	return Check{Name: CheckMAC, Source: FromIntent, Expected: "the next hop's", Observed: s.MAC.String()}, true
+}
 
 // routeCheck: the route for the far end must lead to the node that the far end is on, and there to its
 // interface.
@@ -262,8 +273,8 @@ func (in *Intent) wayTo(from *tables.Netns) string {
 		return ""
 	}
 	far := in.Snapshot.ByID(in.Dst.Host)
-	switch n.Flannel.BackendType {
-	case "vxlan":
+	switch direct := in.GoesDirect(from); {
+	case n.Flannel.BackendType == "vxlan" && !direct:
 		dev, gw := "a vxlan device", ""
 		if l := vxlanOf(from, n.Flannel.VNI); l != nil {
 			dev = l.Name
@@ -272,9 +283,9 @@ func (in *Intent) wayTo(from *tables.Netns) string {
 			gw = vtepAddr(far, n.Flannel.VNI, in.Dst.IP.Is6())
 		}
 		return fmt.Sprintf("via %s dev %s, the VTEP of %s", orNone(gw, "?"), dev, n.Name)
-	case "host-gw":
+	case n.Flannel.BackendType == "vxlan", n.Flannel.BackendType == "host-gw":
 		return fmt.Sprintf("via %s, the address of %s", orNone(addrString(n.Flannel.PublicIP), "?"), n.Name)
-	case "udp":
+	case n.Flannel.BackendType == "udp":
 		for _, l := range from.Links {
 			if l.Kind == "tun" {
 				return fmt.Sprintf("dev %s, whose process sends it to %s", l.Name, n.Name)
@@ -660,11 +671,11 @@ func (in *Intent) answerChecks(l forward.Leg) []Check {
 	}}
 }
 
-// natStep finds the netfilter rule that rewrote a field.
+// natStep finds the netfilter rule, or the virtual server, that rewrote a field.
 func natStep(l forward.Leg, field string) *forward.Step {
 	wrote := func(steps []forward.Step) *forward.Step {
 		for k := range steps {
-			if s := &steps[k]; s.Kind == forward.StepNetfilter && s.Rule != nil && slices.Contains(s.Fields, field) {
+			if s := &steps[k]; (s.Kind == forward.StepNetfilter || s.Kind == forward.StepIPVS) && s.Rule != nil && slices.Contains(s.Fields, field) {
 				return s
 			}
 		}
