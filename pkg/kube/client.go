@@ -19,8 +19,8 @@ import (
 )
 
 // Client asks an API server for objects of the few kinds below. It is client-go's REST client without its Clientset,
-// whose users carry, and set up each time they start, all kinds of all API groups: 15 MB and 5 ms for a command that
-// may never see a cluster.
+// whose users carry, and register each time they start, all kinds of all API groups: with that, and with cli-runtime for
+// the flags, the program was twice as large and took twice as long to start.
 type Client struct {
 	groups map[schema.GroupVersion]rest.Interface
 }
@@ -62,7 +62,7 @@ func NewClient(config *rest.Config) (*Client, error) {
 		shared.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(shared.QPS, shared.Burst)
 	}
 	shared.NegotiatedSerializer = serializer.NewCodecFactory(apis()).WithoutConversion()
-	if shared.ContentType == "" && shared.AcceptContentTypes == "" { // as the Clientset does: a fifth of JSON's cost
+	if shared.ContentType == "" && shared.AcceptContentTypes == "" { // as the Clientset does
 		shared.ContentType = runtime.ContentTypeProtobuf
 		shared.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	}

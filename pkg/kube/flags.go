@@ -9,7 +9,7 @@ import (
 	"k8s.io/client-go/util/homedir"
 )
 
-// Flags are kubectl's flags for a connection.
+// Flags are kubectl's flags for a connection: client-go's, and those few that cli-runtime adds to them.
 type Flags struct {
 	Namespace string // "": that of the context
 
