@@ -232,7 +232,7 @@ func (c *Client) await(ctx context.Context, most time.Duration, id uint32, p *pe
 				if err := safejson.Unmarshal("error of the agent", f.data, &e); err != nil {
 					return err
 				}
-				return &RemoteError{Msg: e.Msg, hint: e.Hint}
+				return &RemoteError{Msg: e.Msg, hint: e.Hint, ctx: ctx.Err()}
 			}
 			return safejson.Unmarshal(op, f.data, result)
 		case <-c.done:

@@ -61,10 +61,14 @@ type problem struct {
 type RemoteError struct {
 	Msg  string
 	hint string
+	ctx  error // why the near end cancelled the request, if it did
 }
 
 // Error gives the far end's words.
 func (e *RemoteError) Error() string { return e.Msg }
+
+// Unwrap gives the reason of the near end's own having cancelled it.
+func (e *RemoteError) Unwrap() error { return e.ctx }
 
 // Hint says what to do next, "" where the far end had no word on it.
 func (e *RemoteError) Hint() string { return e.hint }
