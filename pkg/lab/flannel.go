@@ -38,9 +38,10 @@ func (c *cluster) planFlannelNode(n node) *plan {
 	for _, is6 := range c.families() {
 		p.tables = append(p.tables, c.flannelTables(n, is6)...)
 	}
-	if c.spec.Services != "" {
-		p.proxy = &kubeProxy{mode: c.spec.Services, node: n.name, nodeIP: n.ip(), podNet: c.podNet, services: cloneServices(c.services)}
+	if c.spec.Datapath == K3s {
+		p.netpol = c.k3sPolicies(n)
 	}
+	c.addProxies(p, n)
 	return p
 }
 
@@ -161,7 +162,7 @@ func (c *cluster) flannelTables(n node, is6 bool) []nftTable {
 		{src: all, notSrc: true, dst: all, action: actionMasquerade, comment: masq},
 	}}
 	postrouting := nftChain{name: "POSTROUTING", typ: "nat", hook: "postrouting", priority: 100}
-	if !is6 {
+	if !is6 && c.hasDocker() {
 		postrouting.rules = append(postrouting.rules, nftRule{src: c.dockerNet().Masked(), oif: "docker0", notOif: true, action: actionMasquerade, inOrder: true})
 	}
 	postrouting.rules = append(postrouting.rules, nftRule{action: actionJump, jump: postrtg.name, comment: masq})
