@@ -490,6 +490,8 @@ func (c *leg) nameDrop(d *forward.Drop, f *Finding) (cause, summary string) {
 	switch d.Reason {
 	case forward.ReasonNoRoute:
 		return c.nameNoRoute(d, f)
+	case forward.ReasonForeignSource:
+		return "wrong-iface", say("it sends from %s, which is no address of %s: the kernel finds no route for such a source", s.Target, d.Node)
 	case forward.ReasonBlackhole, forward.ReasonUnreachable, forward.ReasonProhibit:
 		f.Interface = orWords(d.Interface, f.Interface)
 		if s.Kind == forward.StepRule {

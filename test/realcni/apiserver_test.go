@@ -42,6 +42,9 @@ func (w *world) startAPI() {
 			"spec": object{"podCIDR": cidrs[0], "podCIDRs": cidrs},
 		})
 	}
+	for subnet, attrs := range w.cfg.others {
+		w.api.put("other-"+subnet, other(subnet, attrs, w.must))
+	}
 	var l net.Listener
 	w.must(within(controlNS, func() (err error) {
 		l, err = net.Listen("tcp", net.JoinHostPort(w.cfg.control(), "8080"))
@@ -54,6 +57,21 @@ func (w *world) startAPI() {
 	server := &http.Server{Handler: mux}
 	go func() { _ = server.Serve(l) }() // until it is closed
 	w.t.Cleanup(func() { _ = server.Close() })
+}
+
+// other is a member that is not run: etcd's value of its lease, as a node.
+func other(subnet, attrs string, must func(error)) object {
+	var l lease
+	must(json.Unmarshal([]byte(attrs), &l))
+	cidr := strings.Replace(subnet, "-", "/", 1)
+	return object{
+		"apiVersion": "v1", "kind": "Node",
+		"metadata": object{"name": "other-" + subnet, "annotations": map[string]string{
+			flannelPrefix + "kube-subnet-manager": "true", flannelPrefix + "backend-type": l.BackendType,
+			flannelPrefix + "public-ip": l.PublicIP, flannelPrefix + "backend-data": string(l.BackendData),
+		}},
+		"spec": object{"podCIDR": cidr, "podCIDRs": []string{cidr}},
+	}
 }
 
 // put keeps a copy of a node as its newest version.

@@ -343,14 +343,14 @@ func (w *world) awaitFlannel(n *node) {
 	if w.cfg.v6() {
 		w.await("IPv6 routes of "+n.name, func() bool { return w.hasRoutes(n, "-6") })
 	}
-	all := "daddr 10.244.0.0/16"
-	if w.cfg.only6 {
-		all = "daddr fd44::/48"
+	all, masquerades := "daddr 10.244.0.0/16", 3
+	if w.cfg.only6 { // Docker's alone: what ip6tables writes as an xtables target is not shown
+		all, masquerades = "saddr != fd44::/48 ip6 daddr fd44::/48", 1
 	}
 	w.await("rules of "+n.name, func() bool {
 		// The last of both chains, by either way of writing them.
 		out, err := sh(fmt.Sprintf("ip netns exec %s nft list ruleset", n.ns))
-		return err == nil && strings.Count(strings.ToLower(out), "masquerade") >= 3 && strings.Contains(out, all) && strings.Contains(out, "accept")
+		return err == nil && strings.Count(out, "masquerade") >= masquerades && strings.Contains(out, all) && strings.Contains(out, "accept")
 	})
 	n.lease = w.leaseOf(n)
 	if n.announced(w.cfg) != n.lease.address(w.cfg) {
