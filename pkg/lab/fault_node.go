@@ -18,14 +18,15 @@ func nodeDamages() []damage {
 		{id: "blackhole-route", summary: "route to the peer's pods is a blackhole", in: routed | colUDP, leg: onRequest,
 			do: func(w *world) { w.replaceRoute(w.dst(), route{dst: w.dst(), typ: routeBlackhole}) }},
 		{id: "forward-policy-drop", summary: "policy of chain FORWARD is DROP and nothing accepts pod traffic", side: receiver,
-			in: colVXLAN | colHostGW | colBridge | colUDP | colSvc | colCalico | colKind, fits: hasV4, leg: onBoth,
+			in: colVXLAN | colHostGW | colBridge | colUDP | colSvc | colCalico | colKind, leg: onBoth,
+			fits: func(c *cluster) bool { return c.v4 && c.spec.Datapath != K3s }, // whose policies accept it first
 			do: func(w *world) {
 				if c := w.filter("FORWARD"); c != nil {
 					c.drop, c.rules = true, nil
 				}
 			}},
 		{id: "forward-reject-order", summary: "a later forward chain rejects what an earlier one accepted", side: receiver,
-			in: colVXLAN | colHostGW | colUDP | colCalico | colKind, leg: onRequest,
+			in: colVXLAN | colHostGW | colUDP | colCalico, leg: onRequest,
 			do: func(w *world) {
 				w.addTable(w.on.name, familyINet, "firewalld", nftChain{
 					name: "filter_FORWARD", typ: "filter", hook: "forward", priority: 10,
@@ -96,7 +97,8 @@ func nodeDamages() []damage {
 				}
 			}},
 		{id: "pmtu-icmp-blocked", summary: "pods have an MTU of 1500, and the node's ICMP that says what fits is dropped", in: colVXLAN, leg: onLarge,
-			do: func(w *world) { w.blockPMTU() }},
+			fits: func(c *cluster) bool { return c.spec.Datapath != K3s }, // whose policies accept what belongs to a connection
+			do:   func(w *world) { w.blockPMTU() }},
 		{id: "pod-to-node-input-drop", summary: "the node drops what its own pods send to it", in: colBridge, leg: onRequest, from: placePod, to: placeNode,
 			do: func(w *world) {
 				if c := w.filter("INPUT"); c != nil {

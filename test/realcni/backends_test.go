@@ -201,7 +201,7 @@ func TestV6(t *testing.T) {
 		},
 		{
 			name: "VTEP has another MAC than it announced", cause: "vtep-mac-changed", node: "node2",
-			do:   "ip -n $n2 link set $dev6 address 0a:0a:00:00:00:77",
+			do: "ip -n $n2 link set $dev6 address 0a:0a:00:00:00:77",
 			undo: `ip -n $n2 link set $dev6 address $m62
 			       ip -n $n2 neigh replace fd44:0:0:1:: lladdr $m61 dev $dev6 nud permanent`,
 		},
@@ -229,7 +229,7 @@ func TestV6(t *testing.T) {
 		},
 		{
 			name: "bridge down", cause: "cni0-down", node: "node1",
-			do:   "ip -n $n1 link set cni0 down",
+			do: "ip -n $n1 link set cni0 down",
 			undo: `ip -n $n1 link set cni0 up; ip -n $n1 addr replace fd44:0:0:1::1/64 dev cni0 nodad
 			       while ip -n $n1 -6 addr show dev cni0 tentative | grep -q inet6; do sleep 0.1; done`,
 		},
