@@ -448,8 +448,8 @@ func (c *leg) unanswered() {
 	}
 	last := &c.Hops[len(c.Hops)-1]
 	said := c.kernelSaid(last)
-	if len(said) == 0 {
-		return
+	if len(said) == 0 || c.refused() != "" && strings.Contains(said[0], ": NO_SOCKET") {
+		return // that nothing listens is what the far end says itself, and a note has it
 	}
 	f := Finding{Leg: c.Name, Node: last.Node, Interface: last.Interface, Severity: Error, place: place(0, len(c.Hops), 97), Cause: "dropped-in-pod"}
 	if cause, _, _ := c.reasonAt(last); cause != "" {

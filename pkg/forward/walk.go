@@ -254,7 +254,12 @@ func (m *Model) Reply(request Leg) []Leg {
 
 // ReplyAssumed plays the answer of the namespace to to a request f that does not arrive, as if it had: every node on the
 // way back knows the connection. Without that, rules would treat the answer as one that nobody asked for.
+// It gives nothing where the namespace does not have the address that was asked: what a router in front of it makes of
+// the answer is not in the tables.
 func (m *Model) ReplyAssumed(to netns.ID, f Flow) []Leg {
+	if h := m.hosts[to]; h != nil && !h.maySendFrom(f.Dst) && m.opts.Underlay[f.Dst] == to {
+		return nil
+	}
 	st := newState()
 	st.opened = f
 	return m.trace(to, replyFlow(f), st)

@@ -128,11 +128,6 @@ func emptyTables() []nftTable {
 		{family: familyIPv4, name: "filter", chains: []nftChain{
 			{name: "INPUT", typ: "filter", hook: "input"}, {name: "FORWARD", typ: "filter", hook: "forward"}, {name: "OUTPUT", typ: "filter", hook: "output"},
 		}},
-		{family: familyIPv4, name: "nat", chains: []nftChain{
-			{name: "PREROUTING", typ: "nat", hook: "prerouting", priority: -100},
-			{name: "INPUT", typ: "nat", hook: "input", priority: 100},
-			{name: "OUTPUT", typ: "nat", hook: "output", priority: -100},
-			{name: "POSTROUTING", typ: "nat", hook: "postrouting", priority: 100},
-		}},
+		natTable(familyIPv4),
 	}
 }

@@ -17,10 +17,11 @@ func specs(t testing.TB) map[string]Spec {
 	t.Helper()
 	all := map[string]Spec{
 		"iptables": {Services: ServicesIPTables}, "iptables-legacy": {Services: ServicesIPTablesLegacy}, "nftables": {Services: ServicesNFTables},
-		"large":         {Nodes: 10, Pods: 50, With: []string{"k3s", "kind", "libvirt"}},
-		"vxlan 42":      {VNI: 42, Port: 4789, GBP: true, Learning: true, MTU: 8951},
-		"large v6":      {Datapath: FlannelV6, Nodes: 100, Pods: 300},
-		"dual nftables": {Datapath: FlannelDual, Services: ServicesNFTables}, "v6 iptables": {Datapath: FlannelV6, Services: ServicesIPTables},
+		"large":          {Nodes: 10, Pods: 50, With: []string{"k3s", "kind", "libvirt"}},
+		"vxlan 42":       {VNI: 42, Port: 4789, GBP: true, Learning: true, MTU: 8951},
+		"k3s beside gbp": {GBP: true, MTU: 1300, With: []string{"k3s"}},
+		"large v6":       {Datapath: FlannelV6, Nodes: 100, Pods: 300},
+		"dual nftables":  {Datapath: FlannelDual, Services: ServicesNFTables}, "v6 iptables": {Datapath: FlannelV6, Services: ServicesIPTables},
 		"v6 nftables":  {Datapath: FlannelV6, Services: ServicesNFTables},
 		"nat services": {Datapath: FlannelNAT, Services: ServicesIPTables}, "udp services": {Datapath: FlannelUDP, Services: ServicesNFTables},
 		"directrouting services": {Datapath: FlannelDirectRouting, Services: ServicesIPTablesLegacy},
@@ -172,6 +173,7 @@ func TestSpecErrors(t *testing.T) {
 		"no part of the lab of cilium":   {Datapath: CiliumENI, Services: ServicesIPTables},
 		`services by "ipvs"`:             {Services: "ipvs"},
 		`surroundings "x"`:               {With: []string{"x"}},
+		"those of datapath k3s":          {Datapath: K3s, With: []string{"k3s"}},
 		"1 nodes: flannel-vxlan has 2":   {Nodes: 1},
 		"3 nodes: flannel-nat has 2":     {Datapath: FlannelNAT, Nodes: 3},
 		"101 nodes":                      {Nodes: 101},

@@ -164,6 +164,9 @@ func (s Spec) checkWith() error {
 		if !slices.Contains(surroundings, w) {
 			return fmt.Errorf("surroundings %q: not one of %s", w, strings.Join(surroundings, ", "))
 		}
+		if w == "k3s" && s.Datapath == K3s {
+			return fmt.Errorf("surroundings %q: their addresses are those of datapath %s", w, K3s)
+		}
 	}
 	return nil
 }

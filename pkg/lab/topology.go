@@ -275,9 +275,10 @@ func (c *cluster) addK3s(p *plan, n node, number int) {
 	}
 	gone := netip.MustParsePrefix("10.42.1.0/24")
 	p.links = append(p.links, link{
-		name: dev, kind: kindVXLAN, mtu: 1450, mac: makeMAC(0x46, number),
+		name: dev, kind: kindVXLAN, mtu: min(1450, c.uplinkMTU()-50), mac: makeMAC(0x46, number),
 		addrs: []addr{{prefix: netip.MustParsePrefix("10.42.0.0/32")}},
-		vxlan: vxlan{vni: 4096, port: vxlanPort, local: local, dev: n.uplink},
+		// devices of one port share a socket, which has the extension or has it not
+		vxlan: vxlan{vni: 4096, port: vxlanPort, local: local, dev: n.uplink, gbp: c.spec.GBP && c.spec.Port == vxlanPort},
 	})
 	p.routes = append(p.routes, route{dst: gone, via: gone.Addr(), dev: dev, onlink: true})
 	p.neighs = append(p.neighs, neigh{ip: gone.Addr(), mac: "5e:0c:11:aa:00:09", dev: dev})
