@@ -394,7 +394,7 @@ func (c *leg) beyond() {
 // entry that was not meant, else where it ends.
 func (c *leg) otherWay(way *verify.Other) (f Finding, bad bool) {
 	o := *c
-	o.Leg = &verify.Leg{Name: c.Name, Forward: way.Leg}
+	o.Leg, o.intent = &verify.Leg{Name: c.Name, Forward: way.Leg}, c.intent.For(way.Leg) // to another endpoint, perhaps
 	for k := range way.Hops {
 		o.Hops = append(o.Hops, verify.Hop{Hop: way.Hops[k], Expected: true})
 	}

@@ -209,3 +209,28 @@ func TestServicesOfLabs(t *testing.T) {
 		})
 	}
 }
+
+// TestFaultOfOneEndpoint: what drops packets for one of two endpoints is called the same, whether the probe took that one
+// or the other.
+func TestFaultOfOneEndpoint(t *testing.T) {
+	o := datapathLab(lab.Spec{Services: lab.ServicesNFTables})
+	inv := upAt(t, o)
+	if err := lab.Break(t.Context(), o, "netpol-drop", "node1"); err != nil {
+		t.Fatal(err)
+	}
+	taken := map[string]int{}
+	for range 12 {
+		r, err := trace.Path(t.Context(), options(inv, "coffee-2", "svc/coffee:80", "tcp"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken[r.Verdict.Status]++
+		if v := r.Verdict; v.Cause != "netpol-drop" || v.Node != "node1" {
+			t.Errorf("%s %s on %s:\n%s", v.Status, v.Cause, v.Node, text(r))
+		}
+		if len(taken) == 2 {
+			return // by either endpoint
+		}
+	}
+	t.Errorf("one endpoint alone was taken: %v", taken)
+}
