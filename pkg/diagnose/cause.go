@@ -746,13 +746,13 @@ func (c *leg) nameNetfilter(d *forward.Drop) (cause, summary string) {
 		return "netfilter-drop", summary
 	case c.inPod(d):
 		return "netfilter-drop", summary
+	case strings.Contains(r.Text, "has no local endpoints"), strings.Contains(r.Text, "no-endpoint-nodeports"): // kube-proxy's words
+		return "etp-local-no-endpoint", summary
 	case r.Family == netfilter.FamilyIPv6:
 		if c.isPolicy(r) && r.What != netfilter.WhatPolicy {
 			return "netpol-drop", summary
 		}
 		return "v6-fw-drop", summary
-	case strings.Contains(r.Text, "has no local endpoints"), strings.Contains(r.Text, "no-endpoint-nodeports"): // kube-proxy's words
-		return "etp-local-no-endpoint", summary
 	case r.Hook == netfilter.HookInput:
 		return "pod-to-node-input-drop", summary
 	case r.Hook == netfilter.HookForward && r.What == netfilter.WhatReject && acceptedBefore(s):

@@ -7,11 +7,13 @@ package diagnose
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/inventory"
 	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/tables"
 	"github.com/podtrace/podtrace/pkg/verify"
@@ -327,13 +329,21 @@ func (c *leg) translated(d *forward.Drop) (Finding, bool) {
 		return Finding{}, false
 	}
 	to := d.Step.Target
-	if to == c.intent.Dst.IP {
+	if to == c.intent.Dst.IP || c.isNodes(to) { // on the way to an endpoint: a tunnel's far end, say
 		return Finding{}, false
 	}
 	f := Finding{Cause: c.deadEndpoint(s), Node: s.Node, Interface: c.linkName(s), Evidence: stepEvidence(s)}
 	f.Summary = fmt.Sprintf("%s: the destination is translated to %s, where nobody is: %s", s.Node, to, s.Entry)
 	f.Remedy = c.remedy(f.Cause, s, nil)
 	return f, true
+}
+
+// isNodes reports whether a node has an address, or announced it.
+func (c *leg) isNodes(ip netip.Addr) bool {
+	return slices.ContainsFunc(c.intent.Nodes, func(n inventory.Node) bool {
+		ns := c.intent.Snapshot.Host(n.Name)
+		return n.Flannel.PublicIP == ip || n.Flannel.PublicIPv6 == ip || slices.Contains(n.InternalIPs, ip) || ns != nil && ns.HasAddr(ip)
+	})
 }
 
 // deadEndpoint names a translation to where no endpoint is: a rule's, or a connection's that outlived it.
