@@ -38,9 +38,17 @@ func TestRecordDatapaths(t *testing.T) {
 		{"", lab.Spec{Datapath: lab.FlannelNAT}, "coffee-1", "coffee-2", "vtep-mac-changed", ""},
 		{"", lab.Spec{Datapath: lab.CalicoVXLAN}, "coffee-1", "coffee-2", "proxy-arp-off", ""},
 		{"", lab.Spec{Datapath: lab.CiliumENI}, "coffee-1", "coffee-2", "tc-bpf-drop", ""},
+		{"", lab.Spec{Datapath: lab.K3s}, "coffee-1", "coffee-2", "netpol-drop", ""},
+		{"", lab.Spec{Datapath: lab.Kind}, "coffee-1", "coffee-2", "route-missing", ""},
 		{"services-iptables", lab.Spec{Services: lab.ServicesIPTables}, "coffee-1", "svc/coffee:80", "dnat-dead-endpoint", "svc/tea:80"},
 		{"services-nftables", lab.Spec{Services: lab.ServicesNFTables}, "coffee-1", "svc/coffee:80", "bridge-nf-off", "svc/tea:80"},
 		{"services-client", lab.Spec{Services: lab.ServicesIPTables}, "10.1.11.35", "node/node1:32604", "etp-local-no-endpoint", ""},
+		{"services-nodeport", lab.Spec{Services: lab.ServicesIPTables}, "10.1.11.35", "node/node2:30082", "nodeport-no-masq", ""}, // no pod on that node
+		{"services-outside", lab.Spec{Services: lab.ServicesIPTables}, "coffee-1", "10.1.11.35", "ip-forward-off", ""},
+		{"services-node", lab.Spec{Services: lab.ServicesIPTables}, "node/node1", "coffee-2", "forward-policy-drop", ""},
+		{"services-affinity", lab.Spec{Services: lab.ServicesIPTables}, "coffee-2", "svc/cheddar:80", "fdb-missing", ""},
+		{"services-dual", lab.Spec{Datapath: lab.FlannelDual, Services: lab.ServicesNFTables}, "coffee-2", "[fd00:10:96::b]:80", "v6-forward-off", ""},
+		{"services-nat", lab.Spec{Datapath: lab.FlannelNAT, Services: lab.ServicesIPTables}, "203.0.113.35", "106.55.227.160:30082", "neigh-missing", ""},
 	} {
 		name := cmp.Or(d.name, d.spec.Datapath, lab.FlannelVXLAN)
 		t.Run(name, func(t *testing.T) {
@@ -60,7 +68,7 @@ func TestRecordDatapaths(t *testing.T) {
 func recordTo(t *testing.T, inv *inventory.Inventory, name, from, to string) *report.Report {
 	t.Helper()
 	spec := probe.Spec{Proto: probe.ICMP}
-	if strings.HasPrefix(to, "svc/") || strings.HasPrefix(to, "node/") {
+	if strings.HasPrefix(to, "svc/") || strings.HasPrefix(to, "node/") || strings.HasSuffix(to, ":80") || strings.HasSuffix(to, ":30082") {
 		spec.Proto = probe.TCP
 	}
 	c, err := trace.Gather(t.Context(), trace.Options{

@@ -461,6 +461,8 @@ func (c *leg) nameDrop(d *forward.Drop, f *Finding) (cause, summary string) {
 	switch d.Reason {
 	case forward.ReasonNoRoute:
 		return c.nameNoRoute(d, f)
+	case forward.ReasonForeignSource:
+		return "wrong-iface", say("it sends from %s, which is no address of %s: the kernel finds no route for such a source", s.Target, d.Node)
 	case forward.ReasonBlackhole, forward.ReasonUnreachable, forward.ReasonProhibit:
 		f.Interface = orWords(d.Interface, f.Interface)
 		if s.Kind == forward.StepRule {
@@ -758,13 +760,13 @@ func (c *leg) nameNetfilter(d *forward.Drop) (cause, summary string) {
 		return "netfilter-drop", summary
 	case c.inPod(d):
 		return "netfilter-drop", summary
+	case strings.Contains(r.Text, "has no local endpoints"), strings.Contains(r.Text, "no-endpoint-nodeports"): // kube-proxy's words
+		return "etp-local-no-endpoint", summary
 	case r.Family == netfilter.FamilyIPv6 && !(r.Hook == netfilter.HookInput && d.Step.Note == ""): // a note: neighbour discovery
 		if c.isPolicy(r) && r.What != netfilter.WhatPolicy {
 			return "netpol-drop", summary
 		}
 		return "v6-fw-drop", summary
-	case strings.Contains(r.Text, "has no local endpoints"), strings.Contains(r.Text, "no-endpoint-nodeports"): // kube-proxy's words
-		return "etp-local-no-endpoint", summary
 	case r.Hook == netfilter.HookInput:
 		return "pod-to-node-input-drop", summary
 	case r.Hook == netfilter.HookForward && r.What == netfilter.WhatReject && acceptedBefore(s):

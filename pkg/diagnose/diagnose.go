@@ -7,11 +7,13 @@ package diagnose
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/inventory"
 	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/tables"
 	"github.com/podtrace/podtrace/pkg/verify"
@@ -332,13 +334,21 @@ func (c *leg) translated(d *forward.Drop) (Finding, bool) {
 		return Finding{}, false
 	}
 	to := d.Step.Target
-	if to == c.intent.Dst.IP {
+	if to == c.intent.Dst.IP || c.isNodes(to) { // on the way to an endpoint: a tunnel's far end, say
 		return Finding{}, false
 	}
 	f := Finding{Cause: c.deadEndpoint(s), Node: s.Node, Interface: c.linkName(s), Evidence: stepEvidence(s)}
 	f.Summary = fmt.Sprintf("%s: the destination is translated to %s, where nobody is: %s", s.Node, to, s.Entry)
 	f.Remedy = c.remedy(f.Cause, s, nil)
 	return f, true
+}
+
+// isNodes reports whether a node has an address, or announced it.
+func (c *leg) isNodes(ip netip.Addr) bool {
+	return slices.ContainsFunc(c.intent.Nodes, func(n inventory.Node) bool {
+		ns := c.intent.Snapshot.Host(n.Name)
+		return n.Flannel.PublicIP == ip || n.Flannel.PublicIPv6 == ip || slices.Contains(n.InternalIPs, ip) || ns != nil && ns.HasAddr(ip)
+	})
 }
 
 // deadEndpoint names a translation to where no endpoint is: a rule's, or a connection's that outlived it.
@@ -401,7 +411,7 @@ func (c *leg) beyond() {
 // entry that was not meant, else where it ends.
 func (c *leg) otherWay(way *verify.Other) (f Finding, bad bool) {
 	o := *c
-	o.Leg = &verify.Leg{Name: c.Name, Forward: way.Leg}
+	o.Leg, o.intent = &verify.Leg{Name: c.Name, Forward: way.Leg}, c.intent.For(way.Leg) // to another endpoint, perhaps
 	for k := range way.Hops {
 		o.Hops = append(o.Hops, verify.Hop{Hop: way.Hops[k], Expected: true})
 	}
@@ -455,8 +465,8 @@ func (c *leg) unanswered() {
 	}
 	last := &c.Hops[len(c.Hops)-1]
 	said := c.kernelSaid(last)
-	if len(said) == 0 {
-		return
+	if len(said) == 0 || c.refused() != "" && strings.Contains(said[0], ": NO_SOCKET") {
+		return // that nothing listens is what the far end says itself, and a note has it
 	}
 	if back := c.in.Path.Reply.Forward; back.Drop != nil && back.Drop.Netns == last.Netns && len(back.Hops) == 0 {
 		return // the answer is what it could not send: the tables say why

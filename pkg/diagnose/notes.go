@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/podtrace/podtrace/pkg/forward"
@@ -39,15 +40,25 @@ func (c *leg) notes() {
 			note(0, f)
 		}
 	}
-	if c.n == 0 && c.in.Sent.Answered > 0 {
-		for _, e := range c.in.Sent.Errors {
-			if strings.Contains(e, "connection refused") || strings.Contains(e, "port unreachable") {
-				note(len(c.Hops), Finding{
-					Cause: "port-closed", Node: c.endNode(), Summary: "the far end refuses: nothing listens on that port (" + e + ")",
-				})
-			}
-		}
+	if e := c.refused(); c.n == 0 && e != "" {
+		note(len(c.Hops), Finding{
+			Cause: "port-closed", Node: c.endNode(), Summary: "the far end refuses: nothing listens on that port (" + e + ")",
+		})
 	}
+}
+
+// refused is the sender's error that says that the far end has no such port open; "" where none does.
+func (c *leg) refused() string {
+	if c.in.Sent.Answered == 0 {
+		return ""
+	}
+	i := slices.IndexFunc(c.in.Sent.Errors, func(e string) bool {
+		return strings.Contains(e, "connection refused") || strings.Contains(e, "port unreachable")
+	})
+	if i < 0 {
+		return ""
+	}
+	return c.in.Sent.Errors[i]
 }
 
 func (c *leg) endNode() string {

@@ -27,7 +27,7 @@ var keep = map[string]string{
 	"ip-forward-off":           "set net.ipv4.ip_forward = 1 in /etc/sysctl.d, after whatever file turns it off",
 	"v6-forward-off":           "set net.ipv6.conf.all.forwarding = 1 in /etc/sysctl.d",
 	"bridge-nf-off":            "sysctl -w net.bridge.bridge-nf-call-iptables=1 on the node (modprobe br_netfilter), and keep it in /etc/sysctl.d",
-	"wrong-iface":              "start flanneld with the right interface (flannel: --iface=DEVICE or --iface-can-reach), and restart it",
+	"wrong-iface":              "start flanneld with the right interface (flannel: --iface=DEVICE or --iface-can-reach), and restart it; a public address that a router translates belongs into the node's annotation flannel.alpha.coreos.com/public-ip-overwrite, not into --public-ip",
 	"pod-route-wrong":          "restart the pod, so that the CNI plugin sets its routes anew",
 	"dnat-dead-endpoint":       "let kube-proxy write its rules anew (restart it); see the service's EndpointSlices",
 	"ipvs-backend":             "let kube-proxy write its virtual servers anew (restart it); see the service's EndpointSlices",

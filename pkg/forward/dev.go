@@ -129,15 +129,18 @@ func (w *walk) underlay(h *host, l *tables.Link, p *packet) {
 }
 
 // translate is a router between the nodes that has one more address for each: it sends on from the sender's
-// and to the receiver's own. What it takes of several is not in the tables.
+// and to the receiver's own. What it takes of several is not in the tables. An answer goes back as its request came.
 func (w *walk) translate(h, th *host, tl *tables.Link, p *packet) {
 	t := translation{src: p.Src, dst: p.Dst, newSrc: p.Src, newDst: p.Dst}
 	for _, o := range w.leg.state.fabric {
-		if o.newDst == p.Src && o.newSrc == p.Dst {
+		if o.newDst != p.Src || o.newSrc != p.Dst {
+			continue
+		}
+		if o.src != o.newSrc || o.dst != o.newDst {
 			p.Src, p.Dst = o.dst, o.src
 			p.Any |= FieldSrc | FieldDst
-			return
 		}
+		return
 	}
 	if pub := w.m.publicAddr(h, p.Src); pub.IsValid() {
 		t.newSrc, p.Any = pub, p.Any|FieldSrc
@@ -147,10 +150,8 @@ func (w *walk) translate(h, th *host, tl *tables.Link, p *packet) {
 			t.newDst, p.Any = own, p.Any|FieldDst
 		}
 	}
-	if t.newSrc != t.src || t.newDst != t.dst {
-		p.Src, p.Dst = t.newSrc, t.newDst
-		w.leg.state.fabric = append(w.leg.state.fabric, t)
-	}
+	p.Src, p.Dst = t.newSrc, t.newDst
+	w.leg.state.fabric = append(w.leg.state.fabric, t) // one that changes nothing, too: the answer is then left as it is
 }
 
 // publicAddr is the address under which others know a node that sends from an address of its own; invalid

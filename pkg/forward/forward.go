@@ -198,36 +198,38 @@ type Reason string
 // The reasons that the tables can show, with the kernel's skb_drop_reason (include/net/dropreason-core.h)
 // where it has one.
 const (
-	ReasonNoRoute     Reason = "no-route"      // IP_INNOROUTES, IP_OUTNOROUTES
-	ReasonBlackhole   Reason = "blackhole"     // silent
-	ReasonUnreachable Reason = "unreachable"   // ICMP host unreachable
-	ReasonProhibit    Reason = "prohibit"      // ICMP administratively prohibited
-	ReasonForwarding  Reason = "forwarding"    // IP_INADDRERRORS: forwarding is off on the input device
-	ReasonRPFilter    Reason = "rp-filter"     // IP_RPFILTER
-	ReasonLocalSource Reason = "local-source"  // IP_LOCAL_SOURCE: the source is an address of this host
-	ReasonMartian     Reason = "martian"       // IP_INVALID_SOURCE, IP_INVALID_DEST, IP_LOCALNET
-	ReasonTTL         Reason = "ttl"           // IP_INHDR, ICMP time exceeded
-	ReasonTooBig      Reason = "too-big"       // PKT_TOO_BIG
-	ReasonNeigh       Reason = "neigh"         // NEIGH_FAILED
-	ReasonNetfilter   Reason = "netfilter"     // NETFILTER_DROP
-	ReasonNoFDB       Reason = "no-fdb"        // NO_TX_TARGET
-	ReasonOtherHost   Reason = "other-host"    // OTHERHOST: the destination MAC is not the device's
-	ReasonLinkDown    Reason = "link-down"     // the device is down
-	ReasonNoCarrier   Reason = "no-carrier"    // QDISC_DROP
-	ReasonPortState   Reason = "port-state"    // BRIDGE_INGRESS_STP_STATE
-	ReasonNoPort      Reason = "no-port"       // no port of the bridge takes the frame
-	ReasonNoServer    Reason = "no-server"     // IPVS has no real server to choose: ICMP port unreachable
-	ReasonIPsec       Reason = "ipsec"         // XFRM_POLICY; for what leaves, IP_OUTNOROUTES
-	ReasonNoSocket    Reason = "no-socket"     // NO_SOCKET
-	ReasonNoVNI       Reason = "no-vni"        // VXLAN_VNI_NOT_FOUND
-	ReasonLocalMAC    Reason = "local-mac"     // LOCAL_MAC
-	ReasonNoPeer      Reason = "no-peer"       // the veth's other end is gone or down
-	ReasonLoop        Reason = "loop"          // the same place again and again
-	ReasonNoProtocol  Reason = "no-ip"         // IPv6 disabled, or no address of that family
-	ReasonVXLANFlags  Reason = "vxlan-flags"   // VXLAN_INVALID_HDR: group policy on one side only
-	ReasonVXLANEntry  Reason = "vxlan-entry"   // VXLAN_ENTRY_EXISTS: a static FDB row names another VTEP
-	ReasonVLAN        Reason = "vlan"          // VLAN_FILTER, UNHANDLED_PROTO: no VLAN takes the frame
-	ReasonNotLocal    Reason = "not-delivered" // arrived where no address of it lives
+	ReasonNoRoute     Reason = "no-route"     // IP_INNOROUTES, IP_OUTNOROUTES
+	ReasonBlackhole   Reason = "blackhole"    // silent
+	ReasonUnreachable Reason = "unreachable"  // ICMP host unreachable
+	ReasonProhibit    Reason = "prohibit"     // ICMP administratively prohibited
+	ReasonForwarding  Reason = "forwarding"   // IP_INADDRERRORS: forwarding is off on the input device
+	ReasonRPFilter    Reason = "rp-filter"    // IP_RPFILTER
+	ReasonLocalSource Reason = "local-source" // IP_LOCAL_SOURCE: the source is an address of this host
+	// ReasonForeignSource is IP_OUTNOROUTES of a source that is no address of this host.
+	ReasonForeignSource Reason = "foreign-source"
+	ReasonMartian       Reason = "martian"       // IP_INVALID_SOURCE, IP_INVALID_DEST, IP_LOCALNET
+	ReasonTTL           Reason = "ttl"           // IP_INHDR, ICMP time exceeded
+	ReasonTooBig        Reason = "too-big"       // PKT_TOO_BIG
+	ReasonNeigh         Reason = "neigh"         // NEIGH_FAILED
+	ReasonNetfilter     Reason = "netfilter"     // NETFILTER_DROP
+	ReasonNoFDB         Reason = "no-fdb"        // NO_TX_TARGET
+	ReasonOtherHost     Reason = "other-host"    // OTHERHOST: the destination MAC is not the device's
+	ReasonLinkDown      Reason = "link-down"     // the device is down
+	ReasonNoCarrier     Reason = "no-carrier"    // QDISC_DROP
+	ReasonPortState     Reason = "port-state"    // BRIDGE_INGRESS_STP_STATE
+	ReasonNoPort        Reason = "no-port"       // no port of the bridge takes the frame
+	ReasonNoServer      Reason = "no-server"     // IPVS has no real server to choose: ICMP port unreachable
+	ReasonIPsec         Reason = "ipsec"         // XFRM_POLICY; for what leaves, IP_OUTNOROUTES
+	ReasonNoSocket      Reason = "no-socket"     // NO_SOCKET
+	ReasonNoVNI         Reason = "no-vni"        // VXLAN_VNI_NOT_FOUND
+	ReasonLocalMAC      Reason = "local-mac"     // LOCAL_MAC
+	ReasonNoPeer        Reason = "no-peer"       // the veth's other end is gone or down
+	ReasonLoop          Reason = "loop"          // the same place again and again
+	ReasonNoProtocol    Reason = "no-ip"         // IPv6 disabled, or no address of that family
+	ReasonVXLANFlags    Reason = "vxlan-flags"   // VXLAN_INVALID_HDR: group policy on one side only
+	ReasonVXLANEntry    Reason = "vxlan-entry"   // VXLAN_ENTRY_EXISTS: a static FDB row names another VTEP
+	ReasonVLAN          Reason = "vlan"          // VLAN_FILTER, UNHANDLED_PROTO: no VLAN takes the frame
+	ReasonNotLocal      Reason = "not-delivered" // arrived where no address of it lives
 )
 
 // Drop is where and by which entry a packet dies.

@@ -117,6 +117,9 @@ func TestDrops(t *testing.T) {
 		{"forwarding off", func(s *tables.Snapshot) { node(s, 0).Sysctls["ipv4.conf.cni0.forwarding"] = "0" }, ReasonForwarding, "node1 cni0", 3},
 		{"neigh missing", func(s *tables.Snapshot) { node(s, 0).Neighs = nil }, ReasonNeigh, "node1 flannel.1", 3},
 		{"fdb missing", func(s *tables.Snapshot) { node(s, 0).FDB = nil }, ReasonNoFDB, "node1 flannel.1", 4},
+		{"vtep sends from an address that is not the node's", func(s *tables.Snapshot) {
+			node(s, 0).Links[2].VXLAN.Local = netip.MustParseAddr("121.4.190.84")
+		}, ReasonForeignSource, "node1 flannel.1", 4},
 		{"vtep mac changed", func(s *tables.Snapshot) {
 			node(s, 1).Links[2].MAC = ether.MustParseMAC("0a:0a:00:00:00:77")
 		}, ReasonOtherHost, "node2 flannel.1", 7},

@@ -110,6 +110,9 @@ func (w *walk) run(h *host, family netfilter.Family, hook netfilter.Hook, np net
 	st, ok := w.leg.state.nf[h.ID]
 	if !ok {
 		st = netfilter.NewState(h.Netfilter)
+		if f := w.leg.state.opened; f.Dst.IsValid() {
+			st = st.Opened(netfilter.Tuple{Src: f.Src, Dst: f.Dst, Proto: f.Proto, SrcPort: f.SrcPort, DstPort: f.DstPort})
+		}
 	}
 	outcomes, doubt := ways(st.Run(family, hook, np, p.conn, env{w.m, h}))
 	for i, o := range outcomes {

@@ -122,6 +122,11 @@ func (w *walk) encapsulate(h *host, dev *tables.Link, row *tables.FDB, p *packet
 	if row.Dst.Is6() {
 		o.length = p.length + vxlanOverhead6
 	}
+	if !h.maySendFrom(o.Src) {
+		s.Target = o.Src
+		w.drop(ReasonForeignSource, h, dev, s)
+		return
+	}
 	oif := ""
 	if l := h.links[row.Via]; l != nil {
 		oif = l.Name
@@ -130,6 +135,16 @@ func (w *walk) encapsulate(h *host, dev *tables.Link, row *tables.FDB, p *packet
 		return
 	}
 	w.sendVia(h, o, oif)
+}
+
+// maySendFrom is ip_route_output_key_hash_rcu's question of an IPv4 source that is chosen already: only one of the host's
+// own has a route anywhere. IPv6 does not ask.
+func (h *host) maySendFrom(src netip.Addr) bool {
+	if !src.Is4() || h.Lacks("addresses", "") {
+		return true
+	}
+	as, ok, _ := h.lookupTable(tables.TableLocal, query{dst: src, iif: loopback}, nil)
+	return h.hasAddr(src) || ok && as[0].reason == "" && as[0].route.Type == tables.RouteLocal
 }
 
 // outerDF is the device's "df": only an outer IPv4 header has the bit.

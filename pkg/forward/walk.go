@@ -63,6 +63,8 @@ type worldState struct {
 	neigh   map[learnedNeigh]answered
 	// fabric are the translations of the network between nodes, which a reply takes backwards
 	fabric []translation
+	// opened is a flow whose first packet is held to have passed every namespace; its zero value is none
+	opened Flow
 	// anyPort are the namespaces that translated a source port which was not known already
 	anyPort map[netns.ID]bool
 }
@@ -101,7 +103,7 @@ func newState() worldState {
 func (s worldState) clone() worldState {
 	return worldState{
 		nf: maps.Clone(s.nf), learned: maps.Clone(s.learned), neigh: maps.Clone(s.neigh),
-		fabric: slices.Clone(s.fabric), anyPort: maps.Clone(s.anyPort),
+		fabric: slices.Clone(s.fabric), opened: s.opened, anyPort: maps.Clone(s.anyPort),
 	}
 }
 
@@ -248,6 +250,19 @@ func (m *Model) Reply(request Leg) []Leg {
 		return nil
 	}
 	return m.trace(request.Final, replyFlow(request.FinalFlow), request.state.clone())
+}
+
+// ReplyAssumed plays the answer of the namespace to to a request f that does not arrive, as if it had: every node on the
+// way back knows the connection. Without that, rules would treat the answer as one that nobody asked for.
+// It gives nothing where the namespace does not have the address that was asked: what a router in front of it makes of
+// the answer is not in the tables.
+func (m *Model) ReplyAssumed(to netns.ID, f Flow) []Leg {
+	if h := m.hosts[to]; h != nil && !h.maySendFrom(f.Dst) && m.opts.Underlay[f.Dst] == to {
+		return nil
+	}
+	st := newState()
+	st.opened = f
+	return m.trace(to, replyFlow(f), st)
 }
 
 // Data plays the sender's next packet on the connection that a request and its delivered reply opened: a segment

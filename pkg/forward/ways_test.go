@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/podtrace/podtrace/pkg/ether"
+	"github.com/podtrace/podtrace/pkg/netfilter"
 	"github.com/podtrace/podtrace/pkg/netns"
 	"github.com/podtrace/podtrace/pkg/tables"
 	"github.com/podtrace/podtrace/pkg/tables/tablestest"
@@ -62,6 +63,56 @@ func TestAddressesTranslatedBetweenNodes(t *testing.T) {
 	own := m.Trace(tablestest.Node1, ping(netip.MustParseAddr("10.1.11.91"), pub2))[0]
 	if rep := m.Reply(own); own.End != Delivered || len(rep) == 0 || rep[0].End != Delivered || rep[0].FinalFlow.Src != pub2 {
 		t.Errorf("from node to node: %s, %+v", own.End, rep)
+	}
+}
+
+// TestAskedByItsOwnAddress: whoever asks a node by the address that it has gets the answer from that one, though the
+// node has a public one as well.
+func TestAskedByItsOwnAddress(t *testing.T) {
+	s := tablestest.Cluster()
+	own1, own2 := netip.MustParseAddr("10.1.11.91"), netip.MustParseAddr("10.1.11.92")
+	for i := range s.Netns[:2] { // a router between them: nobody sees the other's device
+		s.Netns[i].Neighs = append(s.Netns[i].Neighs,
+			tables.Neigh{Index: 2, IP: own1, MAC: ether.MustParseMAC("00:50:56:ab:ff:01"), State: tables.NUDReachable},
+			tables.Neigh{Index: 2, IP: own2, MAC: ether.MustParseMAC("00:50:56:ab:ff:01"), State: tables.NUDReachable})
+	}
+	m := New(s, Options{Underlay: map[netip.Addr]netns.ID{netip.MustParseAddr("121.4.190.85"): tablestest.Node2, own2: tablestest.Node2, own1: tablestest.Node1}})
+	req := m.Trace(tablestest.Node1, ping(own1, own2))[0]
+	if req.End != Delivered {
+		t.Fatalf("%s %s: %s", req.End, req.Why, places(req))
+	}
+	if rep := m.Reply(req)[0]; rep.End != Delivered || rep.FinalFlow.Src != own2 || rep.FinalFlow.Any != 0 {
+		t.Errorf("the answer: %s %s, %+v", rep.End, rep.Why, rep.FinalFlow)
+	}
+}
+
+// TestAnswerToWhatIsLost: rules that drop what belongs to no connection say nothing of the answer to a request that does
+// not arrive: it has none yet.
+func TestAnswerToWhatIsLost(t *testing.T) {
+	s := tablestest.Cluster()
+	s.Netns[0].Routes = slices.DeleteFunc(s.Netns[0].Routes, func(r tables.Route) bool { return r.Dst.String() == "10.244.2.0/24" || r.Dst.Bits() == 0 })
+	const invalid = 1 // xt_conntrack's bit
+	s.Netns[1].Netfilter = &netfilter.Ruleset{Tables: []netfilter.Table{{
+		Backend: netfilter.BackendLegacy, Family: netfilter.FamilyIPv4, Name: "filter", Chains: []netfilter.Chain{{
+			Name: "FORWARD", Base: true, Type: "filter", Hook: netfilter.HookForward, Rules: []netfilter.Rule{{Number: 1, Exprs: []netfilter.Expr{
+				{Op: netfilter.OpState, Flags: invalid}, {Op: netfilter.OpVerdict, Jump: &netfilter.Jump{Code: netfilter.JumpDrop}},
+			}}},
+		}},
+	}}}
+	m := New(s, Options{})
+	f := ping(tablestest.Coffee1IP, tablestest.Coffee2IP)
+	if l := m.Trace(tablestest.Coffee1, f)[0]; l.End != Dropped || l.Drop.Reason != ReasonNoRoute {
+		t.Fatalf("request: %s", l.End)
+	}
+	if l := m.Trace(tablestest.Coffee2, ReplyFlow(f))[0]; l.End != Dropped || l.Drop.Reason != ReasonNetfilter {
+		t.Errorf("an answer that nobody asked for: %s", l.End)
+	}
+	if l := m.ReplyAssumed(tablestest.Coffee2, f)[0]; l.End != Delivered {
+		t.Errorf("answer: %s %s: %s", l.End, l.Why, places(l))
+	}
+	f.Dst = netip.MustParseAddr("121.4.190.84")
+	if l := New(s, Options{Underlay: map[netip.Addr]netns.ID{f.Dst: tablestest.Node2}}).ReplyAssumed(tablestest.Node2, f); l != nil {
+		t.Errorf("an answer from an address that the node does not have: %s", places(l[0]))
 	}
 }
 

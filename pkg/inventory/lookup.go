@@ -285,9 +285,9 @@ func (inv *Inventory) Behind(e Endpoint) []Backend {
 }
 
 // Backends are the endpoints behind a port of a service: the ready ones, or where there is none those that still serve
-// while they terminate, as kube-proxy has it.
+// while they terminate, as kube-proxy has it, for each family of addresses by itself.
 func (inv *Inventory) Backends(s *Service, port *ServicePort) []Backend {
-	var ready, ending []Backend
+	var ready, ending [2][]Backend
 	for i := range inv.EndpointSlices {
 		es := &inv.EndpointSlices[i]
 		if es.Namespace != s.Namespace || es.Service != s.Name {
@@ -299,20 +299,27 @@ func (inv *Inventory) Backends(s *Service, port *ServicePort) []Backend {
 		}
 		for _, e := range es.Endpoints {
 			for _, ip := range e.IPs {
-				b := Backend{IP: ip, Port: es.Ports[at].Port, Node: e.Node, Pod: inv.PodByIP(ip)}
+				b, family := Backend{IP: ip, Port: es.Ports[at].Port, Node: e.Node, Pod: inv.PodByIP(ip)}, 0
+				if ip.Is6() {
+					family = 1
+				}
 				switch {
 				case e.Ready:
-					ready = append(ready, b)
+					ready[family] = append(ready[family], b)
 				case e.Serving && e.Terminating:
-					ending = append(ending, b)
+					ending[family] = append(ending[family], b)
 				}
 			}
 		}
 	}
-	if len(ready) == 0 {
-		return ending
+	var out []Backend
+	for family := range ready {
+		if len(ready[family]) == 0 {
+			ready[family] = ending[family]
+		}
+		out = append(out, ready[family]...)
 	}
-	return ready
+	return out
 }
 
 func (inv *Inventory) serviceByIP(ip netip.Addr) *Service {

@@ -11,12 +11,11 @@ import (
 // cluster is what a Spec asks for: the machines, their pods and the network between them. All else
 // (plans, cluster.yaml) follows from it.
 type cluster struct {
-	spec     Spec
-	nodes    []node
-	pods     []pod
-	absent   []lease
-	services []service
-	v4, v6   bool // families of the pods
+	spec   Spec
+	nodes  []node
+	pods   []pod
+	absent []lease
+	v4, v6 bool // families of the pods
 	// podNet and podNet6 are the address ranges of all pods; zero where there is none of the family.
 	podNet, podNet6 netip.Prefix
 }
@@ -150,9 +149,10 @@ func newCluster(s Spec) *cluster {
 	case FlannelV6:
 		c.addIPv6()
 		c.dropIPv4()
-	}
-	if s.Services != "" {
-		c.services = c.seedServices()
+	case K3s:
+		c.moveToK3s()
+	case Kind:
+		c.moveToKind()
 	}
 	return c
 }
@@ -295,7 +295,7 @@ func (c *cluster) podsOn(n node) []pod {
 // uplink's.
 func (c *cluster) podMTU() int {
 	switch c.spec.Datapath {
-	case FlannelHostGW:
+	case FlannelHostGW, Kind:
 		return c.uplinkMTU()
 	case FlannelUDP:
 		return c.uplinkMTU() - 28 // IPv4 and UDP headers
@@ -347,5 +347,5 @@ func (c *cluster) vxlanPort() int {
 
 // bridged reports whether pods hang on cni0.
 func (c *cluster) bridged() bool {
-	return c.spec.Datapath != CalicoVXLAN && c.spec.Datapath != CiliumENI
+	return !slices.Contains([]string{CalicoVXLAN, CiliumENI, Kind}, c.spec.Datapath)
 }

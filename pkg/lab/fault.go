@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ const (
 	colNodePort                     // np
 	colCalico                       // cal
 	colCilium                       // cil, on ENIs
+	colKind                         // kindnet's routed pods, which the catalogue has no column for
 )
 
 // columnsOf says what a cluster has.
@@ -42,6 +44,8 @@ func (c *cluster) columnsOf() columns {
 		cols = colCalico
 	case CiliumENI:
 		cols = colCilium
+	case Kind:
+		cols = colKind
 	default:
 		cols = colVXLAN | colBridge
 	}
@@ -84,6 +88,8 @@ const (
 const (
 	placePod  = "POD" // the pod of the path on the node that the fault is put on
 	placeNode = "ON"  // the address of that node; a port may follow
+
+	placeService = "svc/" // what follows is a service and its port; its cluster IP
 )
 
 // world is the lab that a fault changes: the plans of all of it, the node that it is put on, and
@@ -152,13 +158,29 @@ func (d damage) describe(c *cluster, on node) Fault {
 	case placePod:
 		f.From = c.podOn(on).name
 	}
-	if rest, ok := strings.CutPrefix(f.To, placeNode); ok {
-		f.To = on.ip().String() + rest
+	if port, ok := strings.CutPrefix(f.To, placeNode); ok {
+		ip := on.ip()
+		if d.from == clientName {
+			ip = on.announced(!c.v4)
+		}
+		f.To = at(ip, strings.TrimPrefix(port, ":"))
+	}
+	if service, ok := strings.CutPrefix(f.To, placeService); ok {
+		name, port, _ := strings.Cut(service, ":")
+		f.To = at(c.serviceIP(name), port)
 	}
 	if f.To == "" {
 		f.To = c.podOn(d.far(c)).name
 	}
 	return f
+}
+
+// at is an address with a port, if there is one.
+func at(ip netip.Addr, port string) string {
+	if port == "" {
+		return ip.String()
+	}
+	return net.JoinHostPort(ip.String(), port)
 }
 
 // datapaths are the names of the labs that can have the fault.
@@ -169,8 +191,8 @@ func (d damage) datapaths() []string {
 			names = append(names, p.Name)
 		}
 	}
-	if len(names) == 0 {
-		names = append(names, "services")
+	if d.in&(colSvc|colNodePort) != 0 && d.in&^(colSvc|colNodePort) == 0 {
+		return append(names, "services")
 	}
 	return names
 }
@@ -293,6 +315,8 @@ func (w *world) deadHost() netip.Addr {
 		return netip.MustParseAddr("fd00:10:1:11::99")
 	case w.spec.Datapath == CiliumENI:
 		return netip.MustParseAddr("10.5.2.99")
+	case w.spec.Datapath == Kind:
+		return netip.MustParseAddr("172.18.0.99")
 	case w.on.public.IsValid():
 		return netip.MustParseAddr("121.4.190.99")
 	}
@@ -350,9 +374,9 @@ func (w *world) addTable(netns string, family int, name string, chains ...nftCha
 	p.tables = append(p.tables, nftTable{family: family, name: name, chains: chains})
 }
 
-// filterFamily is the netfilter family of the fault's packets.
-func (w *world) filterFamily() int {
-	if w.is6 {
+// familyOf is the netfilter family of addresses.
+func familyOf(is6 bool) int {
+	if is6 {
 		return familyIPv6
 	}
 	return familyIPv4
@@ -373,8 +397,5 @@ func (w *world) underlayRule(n node, name string, r nftRule) {
 func (w *world) filter(chain string) *nftChain { return w.chain("filter", chain) }
 
 func (w *world) chain(table, chain string) *nftChain {
-	if t := w.here().table(w.filterFamily(), table); t != nil {
-		return t.chain(chain)
-	}
-	return nil
+	return w.here().chain(familyOf(w.is6), table, chain)
 }

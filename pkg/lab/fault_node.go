@@ -6,7 +6,7 @@ import (
 )
 
 // routed are the datapaths where the node routes to the peer's pods by a route of their own.
-const routed = flannels | colHostGW | colCalico
+const routed = flannels | colHostGW | colCalico | colKind
 
 // nodeDamages are the faults of a node's routes, sysctls and netfilter rules.
 func nodeDamages() []damage {
@@ -18,7 +18,8 @@ func nodeDamages() []damage {
 		{id: "blackhole-route", summary: "route to the peer's pods is a blackhole", in: routed | colUDP, leg: onRequest,
 			do: func(w *world) { w.replaceRoute(w.dst(), route{dst: w.dst(), typ: routeBlackhole}) }},
 		{id: "forward-policy-drop", summary: "policy of chain FORWARD is DROP and nothing accepts pod traffic", side: receiver,
-			in: colVXLAN | colHostGW | colBridge | colUDP | colSvc | colCalico, fits: hasV4, leg: onBoth,
+			in: colVXLAN | colHostGW | colBridge | colUDP | colSvc | colCalico | colKind, leg: onBoth,
+			fits: func(c *cluster) bool { return c.v4 && c.spec.Datapath != K3s }, // whose policies accept it first
 			do: func(w *world) {
 				if c := w.filter("FORWARD"); c != nil {
 					c.drop, c.rules = true, nil
@@ -32,7 +33,7 @@ func nodeDamages() []damage {
 					rules: []nftRule{{iif: w.entry(), action: actionReject}},
 				})
 			}},
-		{id: "masq-pod-to-pod", summary: "traffic between pods is masqueraded", in: colVXLAN | colHostGW | colUDP | colCalico, leg: onNone,
+		{id: "masq-pod-to-pod", summary: "traffic between pods is masqueraded", in: colVXLAN | colHostGW | colUDP | colCalico | colKind, leg: onNone,
 			do: func(w *world) {
 				if c := w.chain("nat", "POSTROUTING"); c != nil {
 					c.rules = append([]nftRule{{
@@ -40,7 +41,7 @@ func nodeDamages() []damage {
 					}}, c.rules...)
 				}
 			}},
-		{id: "ip-forward-off", summary: "net.ipv4.ip_forward is 0", in: colVXLAN | colHostGW | colUDP | colCalico | colCilium, leg: onBoth,
+		{id: "ip-forward-off", summary: "net.ipv4.ip_forward is 0", in: colVXLAN | colHostGW | colUDP | colCalico | colCilium | colKind, leg: onBoth,
 			do: func(w *world) { w.setForwarding("ipv4") }},
 		{id: "rp-filter-strict", summary: "strict reverse path filter, and the route back leads elsewhere", side: receiver,
 			in: colVXLAN | colHostGW | colCalico | colCilium, leg: onRequest,
@@ -53,7 +54,7 @@ func nodeDamages() []damage {
 				w.replaceRoute(dst, w.detour(dst))
 			}},
 		{id: "policy-rule-hijack", summary: "a policy rule before main sends everything elsewhere",
-			in: colVXLAN | colHostGW | colUDP | colCalico | colCilium, leg: onBoth,
+			in: colVXLAN | colHostGW | colUDP | colCalico | colCilium | colKind, leg: onBoth,
 			do: func(w *world) {
 				p := w.here()
 				p.rules = append(p.rules, rule{pref: 5270, table: 52})
@@ -64,7 +65,7 @@ func nodeDamages() []damage {
 				p.routes = append(p.routes, hijack)
 			}},
 		{id: "ct-table-full", summary: "the connection table is full: as many connections as the machine allows, none of which the kernel evicts",
-			in: colVXLAN | colHostGW | colBridge | colUDP | colSvc | colCalico, side: receiver, fits: hasV4, leg: onBoth,
+			in: colVXLAN | colHostGW | colBridge | colUDP | colSvc | colCalico | colKind, side: receiver, fits: hasV4, leg: onBoth,
 			do: func(w *world) { w.here().fullConns = true }},
 		{id: "routing-loop", summary: "the node routes its own pods' range back to the peer", side: receiver, in: colVXLAN | colHostGW | colCalico, leg: onBoth,
 			do: func(w *world) { w.loop() }},
@@ -72,23 +73,28 @@ func nodeDamages() []damage {
 			do: func(w *world) {
 				w.here().dropRoutes(func(r route) bool { return r.dev == w.on.uplink && r.dst.IsValid() && r.via.IsValid() })
 			}},
-		{id: "nexthop-stale", summary: "the route to the peer's pods leads to the address that its node had before", in: colHostGW | colDirect, leg: onRequest,
+		{id: "nexthop-stale", summary: "the route to the peer's pods leads to the address that its node had before", in: colHostGW | colDirect | colKind, leg: onRequest,
 			do: func(w *world) {
 				w.replaceRoute(w.dst(), route{dst: w.dst(), via: w.deadHost(), dev: w.on.uplink})
 			}},
 		{id: "iptables-backend-split", summary: "legacy iptables has a FORWARD policy of DROP beside the rules of iptables-nft", side: receiver,
-			in: colVXLAN | colBridge | colSvc, fits: hasV4, leg: onBoth,
+			in: colVXLAN | colBridge | colSvc | colKind, fits: hasV4, leg: onBoth,
 			do: func(w *world) { w.here().legacy = "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n" }},
 		{id: "netpol-drop", summary: "a network policy's rule drops what is for the pod", side: receiver,
-			in: colVXLAN | colHostGW | colBridge | colUDP | colSvc | colCalico, leg: onRequest,
+			in: colVXLAN | colHostGW | colBridge | colUDP | colSvc | colCalico | colKind, leg: onRequest,
 			do: func(w *world) {
+				if k := w.here().netpol; k != nil {
+					k.isolated[w.podOn(w.on).name] = true
+					return
+				}
 				if c := w.filter("FORWARD"); c != nil {
 					drop := nftRule{dst: host(w.podIP(w.on)), action: actionDrop, comment: "KUBE-POD-FW: no policy allows it"}
 					c.rules = append([]nftRule{drop}, c.rules...)
 				}
 			}},
 		{id: "pmtu-icmp-blocked", summary: "pods have an MTU of 1500, and the node's ICMP that says what fits is dropped", in: colVXLAN, leg: onLarge,
-			do: func(w *world) { w.blockPMTU() }},
+			fits: func(c *cluster) bool { return c.spec.Datapath != K3s }, // whose policies accept what belongs to a connection
+			do:   func(w *world) { w.blockPMTU() }},
 		{id: "pod-to-node-input-drop", summary: "the node drops what its own pods send to it", in: colBridge, leg: onRequest, from: placePod, to: placeNode,
 			do: func(w *world) {
 				if c := w.filter("INPUT"); c != nil {

@@ -69,14 +69,14 @@ func overlayDamages() []damage {
 				w.underlayRule(w.on, "nic", nftRule{udpPort: w.vxlanPort(), action: actionBadChecksum})
 			}},
 		{id: "mtu-path-blackhole", summary: "the network between the nodes passes no more than 1400 bytes, and says nothing",
-			in: colVXLAN | colHostGW | colCalico, leg: onLarge, fits: func(c *cluster) bool { return c.nodes[1].hub == switchName },
+			in: colVXLAN | colHostGW | colCalico | colKind, leg: onLarge, fits: func(c *cluster) bool { return c.nodes[1].hub == switchName },
 			do: func(w *world) {
 				for _, n := range []node{w.on, w.peer} {
 					w.noOffload(n)
 					w.editLink(n.hub, n.hubPort(), func(l *link) { l.mtu = w.uplinkMTU() - 100 })
 				}
 			}},
-		{id: "src-dst-check", summary: "the network drops what the node sends with an address that is not its own", in: colHostGW | colDirect | colCilium, leg: onRequest,
+		{id: "src-dst-check", summary: "the network drops what the node sends with an address that is not its own", in: colHostGW | colDirect | colCilium | colKind, leg: onRequest,
 			do: func(w *world) {
 				w.underlayRule(w.on, "antispoof", nftRule{src: host(w.on.ip()), notSrc: true, action: actionDrop})
 			}},

@@ -5,7 +5,7 @@ import "slices"
 // pluginDamages are the faults of Calico and of Cilium.
 func pluginDamages() []damage {
 	return []damage{
-		{id: "pod-host-route-missing", summary: "the node has no route to the pod", in: colCalico | colCilium, leg: onReply,
+		{id: "pod-host-route-missing", summary: "the node has no route to the pod", in: colCalico | colCilium | colKind, leg: onReply,
 			do: func(w *world) {
 				ip := host(w.podIP(w.on))
 				w.here().dropRoutes(func(r route) bool { return r.dst == ip })

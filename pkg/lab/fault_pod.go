@@ -23,9 +23,9 @@ func podDamages() []damage {
 			do: func(w *world) { w.editLink(w.on.name, w.podOn(w.on).hostVeth, func(l *link) { l.master = "" }) }},
 		{id: "bridge-port-blocked", summary: "the pod's bridge port does not forward", in: colBridge, leg: onBoth,
 			do: func(w *world) { w.editLink(w.on.name, w.podOn(w.on).hostVeth, func(l *link) { l.blocked = true }) }},
-		{id: "pod-link-down", summary: "the pod's eth0 is down", side: receiver, in: colBridge | colCalico | colCilium, leg: onBoth,
+		{id: "pod-link-down", summary: "the pod's eth0 is down", side: receiver, in: colBridge | colCalico | colCilium | colKind, leg: onBoth,
 			do: func(w *world) { w.editLink(w.podOn(w.on).name, "eth0", func(l *link) { l.down = true }) }},
-		{id: "pod-default-route-missing", summary: "the pod has no route out of its subnet", in: colBridge | colCalico | colCilium, leg: onRequest,
+		{id: "pod-default-route-missing", summary: "the pod has no route out of its subnet", in: colBridge | colCalico | colCilium | colKind, leg: onRequest,
 			do: func(w *world) {
 				w.get(w.podOn(w.on).name).dropRoutes(func(r route) bool { return r.via.IsValid() })
 			}},
@@ -38,7 +38,7 @@ func podDamages() []damage {
 			fits: hasV4, leg: onRequest, from: "coffee-2", to: "coffee-1",
 			do: func(w *world) { w.duplicateIP() }},
 		{id: "tc-bpf-drop", summary: "a tc program at the pod's host end drops what is for the peer's pod", fits: hasV4,
-			in: colBridge | colCalico | colCilium, leg: onRequest,
+			in: colBridge | colCalico | colCilium | colKind, leg: onRequest,
 			do: func(w *world) {
 				w.editLink(w.on.name, w.podOn(w.on).hostVeth, func(l *link) {
 					prog := program{name: "edr.o:[filter]"}

@@ -38,9 +38,13 @@ func (c *cluster) planFlannelNode(n node) *plan {
 	for _, is6 := range c.families() {
 		p.tables = append(p.tables, c.flannelTables(n, is6)...)
 	}
-	if c.spec.Services != "" {
-		p.proxy = &kubeProxy{mode: c.spec.Services, node: n.name, nodeIP: n.ip(), podNet: c.podNet, services: cloneServices(c.services)}
+	if !c.v4 { // Docker's is there all the same
+		p.tables = append(p.tables, natTable(familyIPv4, c.dockerMasquerade()))
 	}
+	if c.spec.Datapath == K3s {
+		p.netpol = c.k3sPolicies(n)
+	}
+	c.addProxies(p, n)
 	return p
 }
 
@@ -160,11 +164,12 @@ func (c *cluster) flannelTables(n node, is6 bool) []nftTable {
 		{src: all, dst: multicast, notDst: true, action: actionMasquerade, comment: masq},
 		{src: all, notSrc: true, dst: all, action: actionMasquerade, comment: masq},
 	}}
-	postrouting := nftChain{name: "POSTROUTING", typ: "nat", hook: "postrouting", priority: 100}
-	if !is6 {
-		postrouting.rules = append(postrouting.rules, nftRule{src: c.dockerNet().Masked(), oif: "docker0", notOif: true, action: actionMasquerade, inOrder: true})
+	var postrouting []nftRule
+	if !is6 && c.hasDocker() {
+		postrouting = append(postrouting, c.dockerMasquerade())
 	}
-	postrouting.rules = append(postrouting.rules, nftRule{action: actionJump, jump: postrtg.name, comment: masq})
+	nat := natTable(family, append(postrouting, nftRule{action: actionJump, jump: postrtg.name, comment: masq})...)
+	nat.chains = append(nat.chains, postrtg)
 	flannelFwd := nftChain{name: "FLANNEL-FWD", rules: []nftRule{
 		{src: all, action: actionAccept, comment: fwd},
 		{dst: all, action: actionAccept, comment: fwd},
@@ -176,11 +181,21 @@ func (c *cluster) flannelTables(n node, is6 bool) []nftTable {
 		{family: family, name: "filter", chains: []nftChain{
 			{name: "INPUT", typ: "filter", hook: "input"}, forward, {name: "OUTPUT", typ: "filter", hook: "output"}, flannelFwd,
 		}},
-		{family: family, name: "nat", chains: []nftChain{
-			{name: "PREROUTING", typ: "nat", hook: "prerouting", priority: -100},
-			{name: "INPUT", typ: "nat", hook: "input", priority: 100},
-			{name: "OUTPUT", typ: "nat", hook: "output", priority: -100},
-			postrouting, postrtg,
-		}},
+		nat,
 	}
+}
+
+// natTable is iptables' table nat, with rules in POSTROUTING alone.
+func natTable(family int, postrouting ...nftRule) nftTable {
+	return nftTable{family: family, name: "nat", chains: []nftChain{
+		{name: "PREROUTING", typ: "nat", hook: "prerouting", priority: -100},
+		{name: "INPUT", typ: "nat", hook: "input", priority: 100},
+		{name: "OUTPUT", typ: "nat", hook: "output", priority: -100},
+		{name: "POSTROUTING", typ: "nat", hook: "postrouting", priority: 100, rules: postrouting},
+	}}
+}
+
+// dockerMasquerade is Docker's rule for its default bridge.
+func (c *cluster) dockerMasquerade() nftRule {
+	return nftRule{src: c.dockerNet().Masked(), oif: "docker0", notOif: true, action: actionMasquerade, inOrder: true}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -32,10 +33,23 @@ func (c *cluster) inventory(o Options) ([]byte, error) {
 		items = append(items, c.podObject(o, p))
 	}
 	if c.hasClient() {
-		items = append(items, clientObject(o))
+		items = append(items, c.clientObject(o))
 	}
-	for _, s := range c.allServices() {
-		items = append(items, serviceObject(s), c.sliceObject(s))
+	perFamily := [][]service{}
+	for _, is6 := range c.families() {
+		perFamily = append(perFamily, c.servicesOf(is6))
+	}
+	for i, s := range perFamily[0] {
+		var ips []string
+		for _, services := range perFamily {
+			if ip := services[i].clusterIP; ip.IsValid() {
+				ips = append(ips, ip.String())
+			}
+		}
+		items = append(items, serviceObject(s, ips))
+		for _, services := range perFamily {
+			items = append(items, c.sliceObject(services[i]))
+		}
 	}
 	var out bytes.Buffer
 	enc := yaml.NewEncoder(&out)
@@ -44,17 +58,17 @@ func (c *cluster) inventory(o Options) ([]byte, error) {
 	return out.Bytes(), err
 }
 
-// allServices are those of kube-proxy; without it headless ones, as an address would lead nowhere.
-func (c *cluster) allServices() []service {
-	if len(c.services) > 0 {
-		return c.services
+// servicesOf are those of kube-proxy as a family sees them; without it headless ones, as an address would lead nowhere.
+func (c *cluster) servicesOf(is6 bool) []service {
+	if c.spec.Services != "" {
+		return c.seedServices(is6)
 	}
 	services := []service{{name: "coffee", app: "coffee"}, {name: "tea", app: "tea"}}
 	for i := range services {
 		services[i].ports = []servicePort{{name: "http", proto: "tcp", port: httpPort, target: httpPort}}
 		for _, p := range c.pods {
 			if p.app == services[i].app {
-				services[i].endpoints = append(services[i].endpoints, endpoint{p.ip(), p.node})
+				services[i].endpoints = append(services[i].endpoints, endpoint{of(p.ips, is6), p.node})
 			}
 		}
 	}
@@ -91,11 +105,15 @@ func (c *cluster) nodeObject(o Options, n node) object {
 }
 
 // clientObject is the machine outside of the cluster: podtrace's own kind, for Kubernetes has none.
-func clientObject(o Options) object {
+func (c *cluster) clientObject(o Options) object {
+	var addresses []object
+	for _, p := range c.clientPrefixes() {
+		addresses = append(addresses, object{"type": "InternalIP", "address": p.Addr().String()})
+	}
 	return object{
 		"apiVersion": "podtrace.dev/v1", "kind": "Host",
 		"metadata": object{"name": clientName, "annotations": object{annotationNetns: o.netnsPath(clientName)}},
-		"status":   object{"addresses": []object{{"type": "InternalIP", "address": clientIP.String()}}},
+		"status":   object{"addresses": addresses},
 	}
 }
 
@@ -110,6 +128,8 @@ func (c *cluster) announce(n node) object {
 		}
 	case CiliumENI:
 		return object{ciliumPrefix + "ipv4-cilium-host": n.eni.router.String()}
+	case Kind: // kindnetd announces nothing
+		return object{}
 	}
 	return c.announceFlannel(n)
 }
@@ -185,7 +205,7 @@ func podPorts() []object {
 	}
 }
 
-func serviceObject(s service) object {
+func serviceObject(s service, ips []string) object {
 	var ports []object
 	for _, p := range s.ports {
 		port := object{"name": p.name, "port": p.port, "protocol": strings.ToUpper(p.proto), "targetPort": p.target}
@@ -198,8 +218,8 @@ func serviceObject(s service) object {
 	if s.app != "" {
 		spec["selector"] = object{"app": s.app}
 	}
-	if s.clusterIP.IsValid() {
-		spec["clusterIP"], spec["clusterIPs"] = s.clusterIP.String(), []string{s.clusterIP.String()}
+	if len(ips) > 0 {
+		spec["clusterIP"], spec["clusterIPs"] = ips[0], ips
 	}
 	if s.nodePorts() {
 		spec["type"], spec["externalTrafficPolicy"] = "NodePort", "Cluster"
@@ -219,26 +239,31 @@ func serviceObject(s service) object {
 }
 
 func (c *cluster) sliceObject(s service) object {
-	family := "IPv4"
-	if !c.v4 {
+	family, name := "IPv4", s.name+"-lab"
+	var endpoints, ports []object
+	for _, e := range s.endpoints {
+		i := slices.IndexFunc(c.pods, func(p pod) bool { return slices.Contains(p.ips, e.ip) })
+		endpoints = append(endpoints, object{
+			"addresses": []string{e.ip.String()}, "nodeName": e.node,
+			"conditions": object{"ready": true},
+			"targetRef":  object{"kind": "Pod", "name": c.pods[i].name, "namespace": "default"},
+		})
+		if e.ip.Is6() {
+			family = "IPv6"
+		}
+	}
+	if s.clusterIP.Is6() {
 		family = "IPv6"
 	}
-	var endpoints, ports []object
-	for _, p := range c.pods {
-		if p.app == s.app {
-			endpoints = append(endpoints, object{
-				"addresses": []string{p.ip().String()}, "nodeName": p.node,
-				"conditions": object{"ready": true},
-				"targetRef":  object{"kind": "Pod", "name": p.name, "namespace": "default"},
-			})
-		}
+	if c.v4 && family == "IPv6" { // beside that of IPv4
+		name += "6"
 	}
 	for _, p := range s.ports {
 		ports = append(ports, object{"name": p.name, "port": p.target, "protocol": strings.ToUpper(p.proto)})
 	}
 	return object{
 		"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,
-		"metadata":  object{"name": s.name + "-lab", "namespace": "default", "labels": object{"kubernetes.io/service-name": s.name}},
+		"metadata":  object{"name": name, "namespace": "default", "labels": object{"kubernetes.io/service-name": s.name}},
 		"endpoints": endpoints,
 		"ports":     ports,
 	}

@@ -17,7 +17,11 @@ func (k *kubeProxy) iptables() string {
 			k.iptablesPort(w, s, p)
 		}
 	}
-	return "*filter\n" + iptablesFilterChains + w.filter.String() + iptablesFilterRules + "COMMIT\n" +
+	firewall := iptablesFirewall
+	if k.is6 {
+		firewall = "" // nothing routes ::1
+	}
+	return "*filter\n" + iptablesFilterChains + w.filter.String() + firewall + iptablesFilterRules + "COMMIT\n" +
 		"*nat\n" + iptablesNATChains + w.chains.String() + iptablesNATRules + w.services.String() +
 		`-A KUBE-SERVICES -m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS` + "\n" +
 		w.rules.String() + "COMMIT\n"
@@ -42,8 +46,10 @@ const iptablesFilterChains = `:KUBE-NODEPORTS - [0:0]
 -I OUTPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes load balancer firewall" -j KUBE-PROXY-FIREWALL
 `
 
-const iptablesFilterRules = `-A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m comment --comment "block incoming localnet connections" -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP
--A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
+const iptablesFirewall = `-A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m comment --comment "block incoming localnet connections" -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP
+`
+
+const iptablesFilterRules = `-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
 -A KUBE-FORWARD -m comment --comment "kubernetes forwarding rules" -m mark --mark 0x4000/0x4000 -j ACCEPT
 -A KUBE-FORWARD -m comment --comment "kubernetes forwarding conntrack rule" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 `
@@ -79,27 +85,27 @@ func (k *kubeProxy) iptablesPort(w *iptablesWriter, s service, p servicePort) {
 	name := "default/" + s.name + ":" + p.name
 	proto := fmt.Sprintf("-p %s -m %s", p.proto, p.proto)
 	if len(s.endpoints) == 0 {
-		fmt.Fprintf(&w.filter, "-A KUBE-SERVICES -m comment --comment %q -d %s/32 %s --dport %d -j REJECT\n",
-			name+" has no endpoints", s.clusterIP, proto, p.port)
+		fmt.Fprintf(&w.filter, "-A KUBE-SERVICES -m comment --comment %q -d %s %s --dport %d -j REJECT\n",
+			name+" has no endpoints", host(s.clusterIP), proto, p.port)
 		return
 	}
 	svc := portChain("KUBE-SVC-", name, p.proto, "")
 	w.chain(svc)
-	fmt.Fprintf(&w.services, "-A KUBE-SERVICES -m comment --comment %q -d %s/32 %s --dport %d -j %s\n",
-		name+" cluster IP", s.clusterIP, proto, p.port, svc)
+	fmt.Fprintf(&w.services, "-A KUBE-SERVICES -m comment --comment %q -d %s %s --dport %d -j %s\n",
+		name+" cluster IP", host(s.clusterIP), proto, p.port, svc)
 	if !k.noMasquerade {
-		w.rule(svc, "-m comment --comment %q ! -s %s -d %s/32 %s --dport %d -j KUBE-MARK-MASQ", name+" cluster IP", k.podNet, s.clusterIP, proto, p.port)
+		w.rule(svc, "-m comment --comment %q ! -s %s -d %s %s --dport %d -j KUBE-MARK-MASQ", name+" cluster IP", k.podNet, host(s.clusterIP), proto, p.port)
 	}
 	k.iptablesChoice(w, svc, name, s, p, s.endpoints)
 	for _, e := range s.endpoints {
 		sep := sepChain(name, p, e.ip)
 		w.chain(sep)
-		w.rule(sep, "-m comment --comment %q -s %s/32 -j KUBE-MARK-MASQ", name, e.ip)
+		w.rule(sep, "-m comment --comment %q -s %s -j KUBE-MARK-MASQ", name, host(e.ip))
 		recent := ""
 		if s.affinity != 0 {
 			recent = "-m recent --name " + sep + " --set "
 		}
-		w.rule(sep, "-m comment --comment %q %s%s -j DNAT --to-destination %s", name, recent, proto, netip.AddrPortFrom(e.ip, uint16(p.target))) //nolint:gosec // a port
+		w.rule(sep, "-m comment --comment %q %s%s -j DNAT --to-destination %s", name, recent, proto, p.at(e.ip))
 	}
 	if p.nodePort != 0 {
 		k.iptablesNodePort(w, svc, name, s, p)
@@ -150,11 +156,11 @@ func (k *kubeProxy) iptablesNodePort(w *iptablesWriter, svc, name string, s serv
 }
 
 func toEndpoint(name string, p servicePort, ip netip.Addr) string {
-	return fmt.Sprintf("%s -> %s:%d", name, ip, p.target)
+	return name + " -> " + p.at(ip)
 }
 
 func sepChain(name string, p servicePort, ip netip.Addr) string {
-	return portChain("KUBE-SEP-", name, p.proto, fmt.Sprintf("%s:%d", ip, p.target))
+	return portChain("KUBE-SEP-", name, p.proto, p.at(ip))
 }
 
 // portChain is the name of a chain: kube-proxy's prefix, and 16 characters of base32 of SHA-256 over

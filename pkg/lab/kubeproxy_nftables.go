@@ -2,7 +2,6 @@ package lab
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 )
 
@@ -10,7 +9,7 @@ import (
 // nft -f.
 func (k *kubeProxy) nftables() string {
 	var w strings.Builder
-	fmt.Fprintf(&w, nftablesBase, serviceCIDR)
+	fmt.Fprintf(&w, nftablesBase, k.serviceNet)
 	fmt.Fprintf(&w, "add element ip kube-proxy nodeport-ips { %s }\n", k.nodeIP)
 	for _, s := range k.services {
 		fmt.Fprintf(&w, "add element ip kube-proxy cluster-ips { %s }\n", s.clusterIP)
@@ -18,11 +17,14 @@ func (k *kubeProxy) nftables() string {
 			k.nftablesPort(&w, s, p)
 		}
 	}
+	if k.is6 {
+		return nftablesTo6.Replace(w.String())
+	}
 	return w.String()
 }
 
-// serviceCIDR is kubeadm's default.
-const serviceCIDR = "10.96.0.0/12"
+// nftablesTo6 makes the text that of the other family, whose table is another.
+var nftablesTo6 = strings.NewReplacer(" ip kube-proxy", " ip6 kube-proxy", "ip daddr", "ip6 daddr", "ip saddr", "ip6 saddr", "ipv4_addr", "ipv6_addr")
 
 const nftablesBase = `add table ip kube-proxy { comment "rules for kube-proxy" ; }
 add set ip kube-proxy cluster-ips { type ipv4_addr ; comment "Active ClusterIPs" ; }
@@ -106,7 +108,7 @@ func (k *kubeProxy) nftablesEndpoint(w *strings.Builder, s service, p servicePor
 	if s.affinity != 0 {
 		fmt.Fprintf(w, "add rule ip kube-proxy %s update @%s { ip saddr }\n", chain, affinitySet(name, p, e))
 	}
-	fmt.Fprintf(w, "add rule ip kube-proxy %s meta l4proto %s dnat to %s\n", chain, p.proto, netip.AddrPortFrom(e.ip, uint16(p.target))) //nolint:gosec // a port
+	fmt.Fprintf(w, "add rule ip kube-proxy %s meta l4proto %s dnat to %s\n", chain, p.proto, p.at(e.ip))
 }
 
 // nftablesChoice chooses one of the endpoints: the client's last one, else any with equal chance.
@@ -162,7 +164,7 @@ func affinitySet(name string, p servicePort, e endpoint) string {
 }
 
 func endpointName(name string, p servicePort, e endpoint) string {
-	return fmt.Sprintf("%s__%s/%d", name, e.ip, p.target)
+	return fmt.Sprintf("%s__%s/%d", name, strings.ReplaceAll(e.ip.String(), ":", "."), p.target) // nft takes no colon in a name
 }
 
 func hashedName(prefix, name string) string { return prefix + hash32(name)[:8] + "-" + name }

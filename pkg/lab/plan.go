@@ -19,10 +19,12 @@ type plan struct {
 	rules     []rule
 	localPref int
 	tables    []nftTable
-	legacy    string     // for iptables-legacy-restore
-	proxy     *kubeProxy // nil: no services
-	flows     []flow     // conntrack entries to be put in
-	fullConns bool       // as many of them as the machine allows
+	legacy    string       // for iptables-legacy-restore
+	restore   string       // for iptables-nft-restore, beside tables
+	netpol    *kubeRouter  // nil: no network policies
+	proxies   []*kubeProxy // one a family; none: no services
+	flows     []flow       // conntrack entries to be put in
+	fullConns bool         // as many of them as the machine allows
 }
 
 // sysctl is one file below /proc/sys/net.
@@ -243,6 +245,14 @@ func (p *plan) table(family int, name string) *nftTable {
 		if p.tables[i].family == family && p.tables[i].name == name {
 			return &p.tables[i]
 		}
+	}
+	return nil
+}
+
+// chain gives a chain of one of the nft tables, for editing; nil if there is none.
+func (p *plan) chain(family int, table, name string) *nftChain {
+	if t := p.table(family, table); t != nil {
+		return t.chain(name)
 	}
 	return nil
 }

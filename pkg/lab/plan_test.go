@@ -17,9 +17,14 @@ func specs(t testing.TB) map[string]Spec {
 	t.Helper()
 	all := map[string]Spec{
 		"iptables": {Services: ServicesIPTables}, "iptables-legacy": {Services: ServicesIPTablesLegacy}, "nftables": {Services: ServicesNFTables},
-		"large":    {Nodes: 10, Pods: 50, With: []string{"k3s", "kind", "libvirt"}},
-		"vxlan 42": {VNI: 42, Port: 4789, GBP: true, Learning: true, MTU: 8951},
-		"large v6": {Datapath: FlannelV6, Nodes: 100, Pods: 300},
+		"large":          {Nodes: 10, Pods: 50, With: []string{"k3s", "kind", "libvirt"}},
+		"vxlan 42":       {VNI: 42, Port: 4789, GBP: true, Learning: true, MTU: 8951},
+		"k3s beside gbp": {GBP: true, MTU: 1300, With: []string{"k3s"}},
+		"large v6":       {Datapath: FlannelV6, Nodes: 100, Pods: 300},
+		"dual nftables":  {Datapath: FlannelDual, Services: ServicesNFTables}, "v6 iptables": {Datapath: FlannelV6, Services: ServicesIPTables},
+		"v6 nftables":  {Datapath: FlannelV6, Services: ServicesNFTables},
+		"nat services": {Datapath: FlannelNAT, Services: ServicesIPTables}, "udp services": {Datapath: FlannelUDP, Services: ServicesNFTables},
+		"directrouting services": {Datapath: FlannelDirectRouting, Services: ServicesIPTablesLegacy},
 	}
 	for _, d := range Datapaths() {
 		all[d.Name] = Spec{Datapath: d.Name}
@@ -84,8 +89,8 @@ func checkPlans(t *testing.T, ps plans) {
 			if l.kind == kindVeth {
 				checkPeer(t, ps, p, l)
 			}
-			if p.name == routerName || l.kind == kindBridge || l.name == "flannel.4096" {
-				continue // gateways and the odd devices are everywhere the same
+			if p.name == routerName || l.kind == kindBridge || l.name == "flannel.4096" || l.kind == kindVeth && l.name != "eth0" && len(l.addrs) == 1 && l.addrs[0].prefix.IsSingleIP() {
+				continue // gateways, kindnet's ends of pods and the odd devices are everywhere the same
 			}
 			for _, a := range l.addrs {
 				if at, taken := ips[a.prefix.Addr()]; taken {
@@ -165,9 +170,10 @@ func TestSpecErrors(t *testing.T) {
 		"no UDP port":                    {Port: 70000},
 		"MTU 100":                        {MTU: 100},
 		"not for flannel-udp":            {Datapath: FlannelUDP, VNI: 3},
-		"lab of flannel-vxlan alone":     {Datapath: FlannelUDP, Services: ServicesIPTables},
+		"no part of the lab of cilium":   {Datapath: CiliumENI, Services: ServicesIPTables},
 		`services by "ipvs"`:             {Services: "ipvs"},
 		`surroundings "x"`:               {With: []string{"x"}},
+		"those of datapath k3s":          {Datapath: K3s, With: []string{"k3s"}},
 		"1 nodes: flannel-vxlan has 2":   {Nodes: 1},
 		"3 nodes: flannel-nat has 2":     {Datapath: FlannelNAT, Nodes: 3},
 		"101 nodes":                      {Nodes: 101},
@@ -238,6 +244,8 @@ func TestAnnotations(t *testing.T) {
 		FlannelV6:   {fl + "backend-v6-data": `{"VNI":1,"VtepMAC":"02:e6:0a:f4:00:01"}`, fl + "public-ipv6": "fd00:10:1:11::91", fl + "public-ip": "", fl + "backend-data": ""},
 		FlannelNAT:  {fl + "public-ip": "121.4.190.84", fl + "public-ip-overwrite": "121.4.190.84"},
 		CalicoVXLAN: {calicoPrefix + "IPv4VXLANTunnelAddr": "10.244.1.0", calicoPrefix + "IPv4Address": "10.1.11.91/24", fl + "backend-type": ""},
+		Kind:        {fl + "backend-type": "", fl + "public-ip": ""},
+		K3s:         {fl + "backend-data": `{"VNI":1,"VtepMAC":"1e:0f:7e:bb:26:2b"}`, fl + "public-ip": "10.1.11.91"},
 		CiliumENI:   {ciliumPrefix + "ipv4-cilium-host": "10.5.2.191", fl + "backend-type": ""},
 	} {
 		_, _, annotations := inventoryOf(t, specs(t)[name])

@@ -23,16 +23,36 @@ func (s *space) writeRulesets(p *plan) error {
 			return err
 		}
 	}
-	if p.proxy == nil {
-		return nil
+	if p.restore != "" {
+		if err := s.pipe(p.restore, "iptables-nft-restore", "--noflush"); err != nil {
+			return err
+		}
 	}
-	switch text := p.proxy.ruleset(); p.proxy.mode {
+	if p.netpol != nil {
+		if err := s.pipe(p.netpol.iptables(), "iptables-nft-restore", "--noflush"); err != nil {
+			return err
+		}
+	}
+	for _, k := range p.proxies {
+		if err := s.writeProxy(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *space) writeProxy(k *kubeProxy) error {
+	program := "iptables"
+	if k.is6 {
+		program = "ip6tables"
+	}
+	switch text := k.ruleset(); k.mode {
 	case ServicesNFTables:
 		return s.pipe(text, "nft", "-f", "-")
 	case ServicesIPTablesLegacy:
-		return s.pipe(text, "iptables-legacy-restore", "--noflush")
+		return s.pipe(text, program+"-legacy-restore", "--noflush")
 	default:
-		return s.pipe(text, "iptables-nft-restore", "--noflush")
+		return s.pipe(text, program+"-nft-restore", "--noflush")
 	}
 }
 

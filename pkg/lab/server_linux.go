@@ -119,7 +119,7 @@ func awaitReady(ctx context.Context, f *os.File) error {
 	return fmt.Errorf("server of the pods: %s", answer)
 }
 
-// Serve runs HTTP on port 8080 and echo on port 7 in every pod and node, and flannel's UDP proxies where
+// Serve runs HTTP on port 8080 and echo on port 7 in every pod and node and in the machine outside, and flannel's UDP proxies where
 // the lab has them, until ctx is done. Up starts it as
 // a process of its own; it is of no use otherwise.
 func Serve(ctx context.Context, o Options) error {
@@ -233,6 +233,9 @@ func (c *cluster) serving() []string {
 	}
 	for _, p := range c.pods {
 		names = append(names, p.name)
+	}
+	if c.hasClient() {
+		names = append(names, clientName)
 	}
 	return names
 }

@@ -18,6 +18,8 @@ const (
 	FlannelNAT           = "flannel-nat"
 	CalicoVXLAN          = "calico-vxlan"
 	CiliumENI            = "cilium-eni"
+	K3s                  = "k3s"
+	Kind                 = "kind"
 )
 
 // Datapath is one that Spec.Datapath can name.
@@ -38,6 +40,8 @@ func Datapaths() []Datapath {
 		{FlannelNAT, "flannel, VXLAN between nodes behind NAT"},
 		{CalicoVXLAN, "Calico, VXLAN, a routed veth for each pod"},
 		{CiliumENI, "Cilium on AWS ENIs: tc programs, policy rules, a VPC router"},
+		{K3s, "k3s: flannel, VXLAN, with services and k3s' network policies"},
+		{Kind, "kind: nodes that are containers on a Docker network, a routed veth for each pod, services"},
 	}
 }
 
@@ -62,7 +66,7 @@ type Spec struct {
 	Learning bool `json:"learning,omitempty"`
 	MTU      int  `json:"mtu,omitempty"` // bytes; the uplinks get 50 more. 0: 1450
 
-	Services string   `json:"services,omitempty"` // one of the Services constants; "": no kube-proxy. Of FlannelVXLAN alone
+	Services string   `json:"services,omitempty"` // one of the Services constants; "": none but of K3s and Kind. Of flannel's datapaths and these
 	With     []string `json:"with,omitempty"`     // other people's devices on the nodes: surroundings
 	Nodes    int      `json:"nodes,omitempty"`    // 0: as many as the datapath needs
 	Pods     int      `json:"pods,omitempty"`     // of all nodes together; 0: as many as the datapath needs
@@ -81,7 +85,7 @@ func (s Spec) isZero() bool {
 
 // isVXLAN reports whether the datapath has flannel's VXLAN device.
 func (s Spec) isVXLAN() bool {
-	return slices.Contains([]string{FlannelVXLAN, FlannelDirectRouting, FlannelDual, FlannelV6, FlannelNAT}, s.Datapath)
+	return slices.Contains([]string{FlannelVXLAN, FlannelDirectRouting, FlannelDual, FlannelV6, FlannelNAT, K3s}, s.Datapath)
 }
 
 // complete checks a Spec and fills in what is unset.
@@ -89,6 +93,9 @@ func (s Spec) complete() (Spec, error) {
 	s.Datapath = firstOf(s.Datapath, FlannelVXLAN)
 	if !slices.ContainsFunc(Datapaths(), func(d Datapath) bool { return d.Name == s.Datapath }) {
 		return s, fmt.Errorf("datapath %q: %w", s.Datapath, ErrNoDatapath)
+	}
+	if s.Datapath == K3s || s.Datapath == Kind {
+		s.Services = firstOf(s.Services, ServicesIPTables)
 	}
 	for _, check := range []func() error{s.checkVXLAN, s.checkServices, s.checkWith} {
 		if err := check(); err != nil {
@@ -144,8 +151,8 @@ func (s Spec) checkServices() error {
 	case "":
 		return nil
 	case ServicesIPTables, ServicesIPTablesLegacy, ServicesNFTables:
-		if s.Datapath != FlannelVXLAN {
-			return fmt.Errorf("services are part of the lab of %s alone", FlannelVXLAN)
+		if s.Datapath == CalicoVXLAN || s.Datapath == CiliumENI {
+			return fmt.Errorf("services are no part of the lab of %s", s.Datapath)
 		}
 		return nil
 	}
@@ -156,6 +163,9 @@ func (s Spec) checkWith() error {
 	for _, w := range s.With {
 		if !slices.Contains(surroundings, w) {
 			return fmt.Errorf("surroundings %q: not one of %s", w, strings.Join(surroundings, ", "))
+		}
+		if w == "k3s" && s.Datapath == K3s {
+			return fmt.Errorf("surroundings %q: their addresses are those of datapath %s", w, K3s)
 		}
 	}
 	return nil

@@ -16,15 +16,53 @@ const (
 )
 
 const (
-	switchBridge = "underlay"
+	underlayName = "underlay" // the switch's bridge, unless it is Docker's
 	switchMAC    = "00:50:56:ab:00:01"
 	routerPort   = "port-router" // of the switch
 	switchPort   = "port-switch" // of the router
 	clientPort   = "port-client" // of the switch
 )
 
-// clientIP is a machine outside of the cluster, as in document 004: it comes in by NodePorts.
-var clientIP = netip.MustParseAddr("10.1.11.35")
+// clientPrefixes are the addresses of the machine outside of the cluster, as in document 004, which comes in by
+// NodePorts: one of the nodes' own network, or of one beyond the router that translates them.
+func (c *cluster) clientPrefixes() (list []netip.Prefix) {
+	switch {
+	case c.spec.Datapath == FlannelNAT:
+		return prefixes("203.0.113.35/24")
+	case c.spec.Datapath == Kind:
+		return prefixes("172.18.0.35/16")
+	}
+	if c.v4 {
+		list = prefixes("10.1.11.35/24")
+	}
+	if c.v6 {
+		list = append(list, prefixes("fd00:10:1:11::35/64")...)
+	}
+	return list
+}
+
+// clientGateway is its router of a family.
+func (c *cluster) clientGateway(p netip.Prefix) netip.Addr {
+	if p.Addr().Is6() {
+		return gateway6
+	}
+	return p.Masked().Addr().Next()
+}
+
+// switchBridge is the name of the switch's bridge, switchPrefix its IPv4 address.
+func (c *cluster) switchBridge() string {
+	if c.spec.Datapath == Kind {
+		return dockerBridge
+	}
+	return underlayName
+}
+
+func (c *cluster) switchPrefix() netip.Prefix {
+	if c.spec.Datapath == Kind {
+		return netip.PrefixFrom(kindGateway, kindNet.Bits())
+	}
+	return netip.PrefixFrom(gateway, underlay.Bits())
+}
 
 // plans makes the plans of the whole lab without faults.
 func (c *cluster) plans() plans {
@@ -49,6 +87,8 @@ func (c *cluster) plans() plans {
 			ps = append(ps, c.planCalicoNode(n))
 		case CiliumENI:
 			ps = append(ps, c.planCiliumNode(n))
+		case Kind:
+			ps = append(ps, c.planKindNode(n))
 		default:
 			ps = append(ps, c.planFlannelNode(n))
 		}
@@ -63,22 +103,22 @@ func (c *cluster) plans() plans {
 func (c *cluster) hasClient() bool { return c.spec.Services != "" }
 
 func (c *cluster) planSwitch() *plan {
-	bridge := link{name: switchBridge, kind: kindBridge, mtu: c.uplinkMTU(), mac: switchMAC}
+	bridge := link{name: c.switchBridge(), kind: kindBridge, mtu: c.uplinkMTU(), mac: switchMAC}
 	p := &plan{name: switchName}
 	if c.spec.Datapath != FlannelDirectRouting { // there the router is the gateway
 		if c.v4 {
-			bridge.addrs = append(bridge.addrs, addr{prefix: netip.PrefixFrom(gateway, underlay.Bits())})
-			p.routes = append(p.routes, connected(underlay, gateway, switchBridge))
+			bridge.addrs = append(bridge.addrs, addr{prefix: c.switchPrefix()})
+			p.routes = append(p.routes, connected(c.switchPrefix(), c.switchPrefix().Addr(), bridge.name))
 		}
 		if c.v6 {
 			bridge.addrs = append(bridge.addrs, addr{prefix: netip.PrefixFrom(gateway6, underlay6.Bits())})
-			p.routes = append(p.routes, connected(underlay6, gateway6, switchBridge))
+			p.routes = append(p.routes, connected(underlay6, gateway6, bridge.name))
 		}
 	}
 	p.links = append(p.links, bridge)
 	port := func(name string, mac string, netns, peer string) {
 		p.links = append(p.links, link{
-			name: name, kind: kindVeth, mtu: c.uplinkMTU(), mac: mac, master: switchBridge, peerNetns: netns, peer: peer,
+			name: name, kind: kindVeth, mtu: c.uplinkMTU(), mac: mac, master: bridge.name, peerNetns: netns, peer: peer,
 		})
 	}
 	for i, n := range c.nodes {
@@ -89,13 +129,16 @@ func (c *cluster) planSwitch() *plan {
 	if c.spec.Datapath == FlannelDirectRouting {
 		port(routerPort, "02:50:56:ab:00:fe", routerName, switchPort)
 	}
-	if c.hasClient() {
+	if c.hasClient() && c.spec.Datapath != FlannelNAT { // there it is the router's
 		port(clientPort, "02:50:56:ab:00:fd", clientName, "eth0")
 	}
 	c.setSysctls(p, "0")
 	p.setSysctl("bridge/bridge-nf-call-iptables", "0") // a switch has no netfilter
 	if c.v6 {
 		p.setSysctl("bridge/bridge-nf-call-ip6tables", "0")
+	}
+	if c.spec.Datapath == Kind {
+		makeDockerHost(p)
 	}
 	return p
 }
@@ -125,6 +168,11 @@ func (c *cluster) planNATRouter() *plan {
 		pre.rules = append(pre.rules, nftRule{dst: host(n.public), action: actionDNAT, to: n.ip()})
 		post.rules = append(post.rules, nftRule{src: host(n.ip()), oif: n.hubPort(), notOif: true, action: actionSNAT, to: n.public})
 	}
+	if c.hasClient() {
+		client := c.clientPrefixes()[0]
+		p.addPort(link{name: clientPort, mac: "02:50:56:ab:00:fd", peerNetns: clientName, peer: "eth0"},
+			netip.PrefixFrom(c.clientGateway(client), client.Bits()), c.uplinkMTU())
+	}
 	p.tables = []nftTable{{family: familyIPv4, name: "provider", chains: []nftChain{pre, post}}}
 	c.setSysctls(p, "1")
 	return p
@@ -143,9 +191,17 @@ func (p *plan) addPort(l link, address netip.Prefix, mtu int) {
 
 func (c *cluster) planClient() *plan {
 	p := &plan{name: clientName}
-	p.addPort(link{name: "eth0", mac: "00:50:56:ab:00:23", peerNetns: switchName, peer: clientPort},
-		netip.PrefixFrom(clientIP, underlay.Bits()), c.uplinkMTU())
-	p.routes = append(p.routes, route{via: gateway, dev: "eth0"})
+	hub := switchName
+	if c.spec.Datapath == FlannelNAT {
+		hub = routerName
+	}
+	p.links = []link{{
+		name: "eth0", kind: kindVeth, mtu: c.uplinkMTU(), mac: "00:50:56:ab:00:23", peerNetns: hub, peer: clientPort,
+	}}
+	for _, prefix := range c.clientPrefixes() {
+		p.links[0].addrs = append(p.links[0].addrs, addr{prefix: prefix})
+		p.routes = append(p.routes, connected(prefix, prefix.Addr(), "eth0"), route{via: c.clientGateway(prefix), dev: "eth0"})
+	}
 	c.setSysctls(p, "0")
 	return p
 }
@@ -169,9 +225,14 @@ func (c *cluster) planHost(n node) *plan {
 		p.routes = append(p.routes, route{via: n.gateway, dev: n.uplink, metric: 100, proto: protoStatic}, lan)
 	}
 	p.links = append(p.links, uplink)
-	c.addBridge(p, link{name: "docker0", index: 3, mac: n.dockerMAC}, c.dockerNet())
+	if c.hasDocker() {
+		c.addBridge(p, link{name: "docker0", index: 3, mac: n.dockerMAC}, c.dockerNet())
+	}
 	return p
 }
+
+// hasDocker reports whether nodes have a Docker of their own: k3s and kind bring another runtime along.
+func (c *cluster) hasDocker() bool { return c.spec.Datapath != K3s && c.spec.Datapath != Kind }
 
 // dockerNet is the address of docker0. In document 001 the machines themselves have addresses of
 // Docker's first choice, so there it took the second.
@@ -214,9 +275,10 @@ func (c *cluster) addK3s(p *plan, n node, number int) {
 	}
 	gone := netip.MustParsePrefix("10.42.1.0/24")
 	p.links = append(p.links, link{
-		name: dev, kind: kindVXLAN, mtu: 1450, mac: makeMAC(0x46, number),
+		name: dev, kind: kindVXLAN, mtu: min(1450, c.uplinkMTU()-50), mac: makeMAC(0x46, number),
 		addrs: []addr{{prefix: netip.MustParsePrefix("10.42.0.0/32")}},
-		vxlan: vxlan{vni: 4096, port: vxlanPort, local: local, dev: n.uplink},
+		// devices of one port share a socket, which has the extension or has it not
+		vxlan: vxlan{vni: 4096, port: vxlanPort, local: local, dev: n.uplink, gbp: c.spec.GBP && c.spec.Port == vxlanPort},
 	})
 	p.routes = append(p.routes, route{dst: gone, via: gone.Addr(), dev: dev, onlink: true})
 	p.neighs = append(p.neighs, neigh{ip: gone.Addr(), mac: "5e:0c:11:aa:00:09", dev: dev})
@@ -282,6 +344,8 @@ func (c *cluster) planPod(p pod) *plan {
 		eth0.addrs, pl.routes = calicoPod(p)
 	case CiliumENI:
 		eth0.addrs, pl.routes = ciliumPod(n, p)
+	case Kind:
+		eth0.addrs, pl.routes = kindPod(n, p)
 	default:
 		eth0.addrs, pl.routes = c.flannelPod(n, p)
 	}

@@ -63,6 +63,8 @@ type Entry struct {
 	virtual bool
 	// known is set of entries that the kernel had, as opposed to those of the walk.
 	known bool
+	// anyZone is set of a connection that is only assumed: it is of every zone.
+	anyZone bool
 }
 
 // String gives the entry as conntrack -L would, without its timers.
@@ -147,6 +149,15 @@ func (s State) Redirect(c Conn, to netip.AddrPort) (State, Conn) {
 	return s, c
 }
 
+// Opened adds a connection as a first packet of the tuple would have opened it, in whatever zone. The second port of ICMP
+// echo is not looked at.
+func (s State) Opened(t Tuple) State {
+	if isICMP(t.Proto) {
+		t.DstPort = 0
+	}
+	return s.with(Entry{Orig: t, Reply: t.reversed(), anyZone: true})
+}
+
 func (p *Packet) tuple() Tuple {
 	t := Tuple{Src: p.Src, Dst: p.Dst, Proto: p.Proto, SrcPort: p.SrcPort, DstPort: p.DstPort}
 	if isICMP(p.Proto) {
@@ -190,11 +201,11 @@ func (s State) find(t Tuple, zone uint16, want func(reply bool) bool) (e Entry, 
 		for i := range list {
 			o := &list[i]
 			orig := o.Orig == t && want(false)
-			if o.Zone != zone || !orig && !(o.Reply == t && want(true)) {
+			if o.Zone != zone && !o.anyZone || !orig && !(o.Reply == t && want(true)) {
 				continue
 			}
 			e := *o
-			e.known = k == 1
+			e.known, e.Zone = k == 1, zone
 			return e, !orig, true
 		}
 	}

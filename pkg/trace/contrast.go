@@ -36,7 +36,7 @@ func (s *session) contrast(ctx context.Context, r *report.Report) {
 		s.sizes(ctx)
 	}
 	if strings.HasPrefix(r.Verdict.Cause, "lost-after-") || r.Verdict.Cause == "underlay-neigh-wrong" || always {
-		s.betweenNodes(ctx, r.Verdict.Leg == report.Reply)
+		s.betweenNodes(ctx, r.Verdict)
 	}
 }
 
@@ -47,8 +47,9 @@ type stretch struct {
 	port         uint16 // of the tunnel, 0: none
 }
 
-// stretchOf finds where a leg leaves one node for another.
-func stretchOf(legs []forward.Leg, m *forward.Model) (stretch, bool) {
+// stretchOf finds where a leg leaves one node for another: the one that a verdict is about, of the several that a path by
+// a node port has; else the first.
+func stretchOf(legs []forward.Leg, m *forward.Model, v report.Verdict) (found stretch, ok bool) {
 	for _, l := range legs {
 		for i := 0; i+1 < len(l.Hops); i++ {
 			a, b := &l.Hops[i], &l.Hops[i+1]
@@ -59,21 +60,26 @@ func stretchOf(legs []forward.Leg, m *forward.Model) (stretch, bool) {
 			if o := a.Frame.Outer; o != nil {
 				st.srcIP, st.dstIP, st.port = o.Src, o.Dst, o.DstPort
 			}
-			return st, true
+			if a.Node == v.Node && a.Interface == v.Interface {
+				return st, true
+			}
+			if !ok {
+				found, ok = st, true
+			}
 		}
 	}
-	return stretch{}, false
+	return found, ok
 }
 
 // betweenNodes sends small packets from node to node, on the stretch where the path's own were lost: ICMP, UDP
 // to a port that no tunnel uses, and UDP to the tunnel's.
-func (s *session) betweenNodes(ctx context.Context, reply bool) {
+func (s *session) betweenNodes(ctx context.Context, v report.Verdict) {
 	p := newPlan(&s.c)
 	legs := p.request
-	if reply {
+	if v.Leg == report.Reply {
 		legs = p.reply
 	}
-	st, ok := stretchOf(legs, p.model)
+	st, ok := stretchOf(legs, p.model, v)
 	if !ok || !s.edge.Has(st.from.Netns) || !s.edge.Has(st.to.Netns) {
 		return
 	}

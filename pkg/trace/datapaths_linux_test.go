@@ -2,6 +2,7 @@ package trace_test
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +41,8 @@ func TestDatapaths(t *testing.T) {
 		{lab.FlannelNAT, "flannel-vxlan", "routed", "bridge", 10, nil},
 		{lab.CalicoVXLAN, "calico-vxlan", "routed", "routed", 8, nil},
 		{lab.CiliumENI, "cilium-eni", "cilium-eni", "routed", 6, nil},
+		{lab.K3s, "flannel-vxlan", "routed", "bridge", 10, []string{"coffee-2 svc/tea:80 flannel-vxlan", "10.1.11.35 node/node2:30082 flannel-vxlan"}},
+		{lab.Kind, "routed", "routed", "routed", 6, []string{"coffee-2 svc/tea:80 routed", "172.18.0.35 node/node1:32604 routed", "172.18.0.35 node/node2:30082 routed"}},
 	} {
 		t.Run(d.name, func(t *testing.T) {
 			inv := upAt(t, datapathLab(lab.Spec{Datapath: d.name}))
@@ -57,7 +60,11 @@ func TestDatapaths(t *testing.T) {
 			whole(t, inv, "coffee-1", "node/node1", "tcp:8080", "routed")
 			for _, m := range d.more {
 				f := strings.Fields(m)
-				whole(t, inv, f[0], address(inv, f[1]), "tcp:8080", f[2])
+				how := "tcp:8080"
+				if strings.Contains(f[1], "/") {
+					how = "tcp" // a service's own port
+				}
+				whole(t, inv, f[0], address(inv, f[1]), how, f[2])
 			}
 		})
 	}
@@ -127,7 +134,13 @@ func TestServices(t *testing.T) {
 			whole(t, inv, "coffee-1", "node/node2:30082", "icmp", "flannel-vxlan")   // two nodes translate the source
 			whole(t, inv, "10.1.11.35", "node/node1:32604", "icmp", "routed")        // externalTrafficPolicy: Local
 			whole(t, inv, "10.1.11.35", "10.1.11.92:30082", "icmp", "flannel-vxlan") // Cluster
-			whole(t, inv, "coffee-1", "10.1.11.35", "icmp", "routed")
+			for _, how := range []string{"icmp", "tcp:8080", "udp:7"} {
+				whole(t, inv, "coffee-1", "10.1.11.35", how, "routed")
+			}
+			for _, to := range []string{"coffee-2", "node/node2", "10.1.11.35"} {
+				closed(t, inv, to, "tcp:9")
+				closed(t, inv, to, "udp:9")
+			}
 			inv.Hosts = nil // nothing is known of it: the path ends where it leaves the cluster
 			r := whole(t, inv, "coffee-1", "10.1.11.35", "icmp", "routed")
 			if last := r.Legs[0].Hops[len(r.Legs[0].Hops)-1]; last.Interface != "ens192" || last.Direction != "out" {
@@ -145,4 +158,79 @@ func TestServices(t *testing.T) {
 			}
 		})
 	}
+}
+
+// closed traces to a port on which nothing listens, which is no fault of the path: the far end says so itself.
+func closed(t *testing.T, inv *inventory.Inventory, to, how string) {
+	t.Helper()
+	r, err := trace.Path(t.Context(), options(inv, "coffee-1", to, how))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Verdict.Status != report.Healthy || aboveNote(r) || !slices.ContainsFunc(r.Findings, func(f report.Finding) bool { return f.Cause == "port-closed" }) {
+		t.Errorf("coffee-1 to %s by %s:\n%s", to, how, text(r))
+	}
+}
+
+// TestServicesOfLabs takes the ways to services where the network below is another than VXLAN of IPv4: cluster IPs of
+// either family, node ports by every node, from inside and outside.
+func TestServicesOfLabs(t *testing.T) {
+	for _, l := range []struct {
+		spec  lab.Spec
+		pairs string // source and destination, two by two
+	}{
+		{lab.Spec{Datapath: lab.FlannelDual, Services: lab.ServicesNFTables}, `
+			coffee-1 svc/coffee:80   coffee-2 [fd00:10:96::b]:80   tea-1 [fd00:10:96::b]:80   node/node2 [fd00:10:96::b]:80
+			10.1.11.35 node/node1:32604   fd00:10:1:11::35 [fd00:10:1:11::91]:32604   fd00:10:1:11::35 [fd00:10:1:11::92]:30082`},
+		{lab.Spec{Datapath: lab.FlannelV6, Services: lab.ServicesIPTables}, `
+			coffee-1 svc/coffee:80   tea-1 svc/tea:80   coffee-2 svc/cheddar:80   coffee-1 node/node2:30082
+			fd00:10:1:11::35 node/node1:32604   fd00:10:1:11::35 node/node2:30082`},
+		{lab.Spec{Datapath: lab.FlannelNAT, Services: lab.ServicesIPTables}, `
+			coffee-2 svc/tea:80   203.0.113.35 121.4.190.84:30082   203.0.113.35 106.55.227.160:30082   203.0.113.35 121.4.190.84:32604
+			203.0.113.35 node/node1:30082   coffee-1 106.55.227.160:30082`},
+		{lab.Spec{Datapath: lab.FlannelDirectRouting, Services: lab.ServicesNFTables}, `
+			coffee-3 svc/tea:80   coffee-2 svc/tea:80   10.1.11.35 10.1.12.93:30082   10.1.11.35 10.1.12.93:32604   coffee-3 node/node1:30082`},
+		{lab.Spec{Datapath: lab.FlannelUDP, Services: lab.ServicesIPTables}, `coffee-2 svc/tea:80   10.1.11.35 node/node2:30082`},
+		{lab.Spec{Datapath: lab.FlannelHostGW, Services: lab.ServicesIPTablesLegacy}, `coffee-2 svc/tea:80   10.1.11.35 node/node2:30082   coffee-1 node/node2:30082`},
+		{lab.Spec{Datapath: lab.Kind, Services: lab.ServicesNFTables, Nodes: 3, Pods: 6}, `
+			tea-1 svc/tea:80   coffee-2 svc/tea:80   172.18.0.35 node/node3:30082   172.18.0.35 node/node3:32604`},
+		{lab.Spec{Datapath: lab.K3s, Services: lab.ServicesNFTables, Learning: true, GBP: true}, `tea-1 svc/tea:80   coffee-2 svc/tea:80   10.1.11.35 node/node2:30082`},
+	} {
+		t.Run(l.spec.Datapath+" "+l.spec.Services, func(t *testing.T) {
+			inv := upAt(t, datapathLab(l.spec))
+			f := strings.Fields(l.pairs)
+			for i := 0; i < len(f); i += 2 {
+				whole(t, inv, f[i], f[i+1], "tcp", "")
+			}
+			whole(t, inv, "coffee-1", "svc/echo:7", "udp", "")
+			for _, how := range []string{"icmp", "tcp:8080", "udp:7"} { // to the outside
+				whole(t, inv, "coffee-1", inv.Hosts[0].IPs[0].String(), how, "routed")
+			}
+		})
+	}
+}
+
+// TestFaultOfOneEndpoint: what drops packets for one of two endpoints is called the same, whether the probe took that one
+// or the other.
+func TestFaultOfOneEndpoint(t *testing.T) {
+	o := datapathLab(lab.Spec{Services: lab.ServicesNFTables})
+	inv := upAt(t, o)
+	if err := lab.Break(t.Context(), o, "netpol-drop", "node1"); err != nil {
+		t.Fatal(err)
+	}
+	taken := map[string]int{}
+	for range 12 {
+		r, err := trace.Path(t.Context(), options(inv, "coffee-2", "svc/coffee:80", "tcp"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken[r.Verdict.Status]++
+		if v := r.Verdict; v.Cause != "netpol-drop" || v.Node != "node1" {
+			t.Errorf("%s %s on %s:\n%s", v.Status, v.Cause, v.Node, text(r))
+		}
+		if len(taken) == 2 {
+			return // by either endpoint
+		}
+	}
+	t.Errorf("one endpoint alone was taken: %v", taken)
 }

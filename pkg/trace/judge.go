@@ -114,7 +114,7 @@ func newPlan(c *Case) plan {
 		}
 	}
 	if len(p.reply) == 0 && !c.To.PodNetns.IsZero() && len(c.Targets) == 0 {
-		p.reply = p.model.Trace(c.To.PodNetns, forward.ReplyFlow(c.Flow))
+		p.reply = p.model.ReplyAssumed(c.To.PodNetns, c.Flow)
 	}
 	if len(p.reply) == 0 && len(p.request) > 0 && unread(c.Destination, c.To) {
 		p.reply = p.model.ReplyUnread(p.request[0], c.Flow)

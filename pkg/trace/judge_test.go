@@ -38,6 +38,36 @@ func docCase(s *tables.Snapshot) *Case {
 	}
 }
 
+// TestRouteByWhatTheFarNodeHas: where no network plugin says how nodes reach each other's pods, the far node's own route
+// shows how. Rules on it that drop what belongs to no connection have no part in it.
+func TestRouteByWhatTheFarNodeHas(t *testing.T) {
+	for name, c := range map[string]struct {
+		via   string // of node1's route to the pods of node2; "": it has none but the default route
+		cause string
+	}{
+		"healthy":       {"10.1.11.92", ""},
+		"gone":          {"", "route-missing"},
+		"to a stranger": {"10.1.11.99", "nexthop-stale"},
+	} {
+		s := tablestest.Cluster()
+		for i, via := range []string{c.via, "10.1.11.91"} {
+			r := &s.Netns[i].Routes[6]
+			if via == "" {
+				s.Netns[i].Routes = slices.Delete(s.Netns[i].Routes, 6, 7)
+				continue
+			}
+			r.NextHops = []tables.NextHop{{Index: 2, Gateway: netip.MustParseAddr(via), Weight: 1}}
+		}
+		k := docCase(s)
+		for i := range k.Inventory.Nodes {
+			k.Inventory.Nodes[i].Flannel = inventory.Lease{}
+		}
+		if r := Judge(k); r.Verdict.Cause != c.cause || c.cause != "" && r.Verdict.Node != "node1" {
+			t.Errorf("%s: %+v", name, r.Verdict)
+		}
+	}
+}
+
 func TestJudgeHealthyTables(t *testing.T) {
 	r := Judge(docCase(tablestest.Cluster()))
 	if r.Verdict.Status != report.Healthy || len(r.Findings) != 0 || len(r.Legs[0].Hops) != 10 || len(r.Legs[1].Hops) != 10 {

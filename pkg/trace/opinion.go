@@ -41,7 +41,7 @@ func (s *session) ask(ctx context.Context, p plan) *Opinion {
 	var order []netns.ID
 	for _, st := range p.lookups() {
 		key := st.Netns.String() + " " + st.Command + " " + st.MAC.String()
-		if seen[key] || !s.edge.Has(st.Netns) {
+		if seen[key] || !s.edge.Has(st.Netns) || foreign(s.c.Snapshot.ByID(st.Netns), st) {
 			continue
 		}
 		seen[key] = true
@@ -71,6 +71,13 @@ func (s *session) ask(ctx context.Context, p plan) *Opinion {
 		}
 	}
 	return out
+}
+
+// foreign reports whether a lookup is that of a packet which the namespace can't send, as it does not have its source
+// (an answer that is only assumed): a kernel has no route from there, whatever its tables hold.
+func foreign(ns *tables.Netns, st *forward.Step) bool {
+	q := st.Question
+	return st.Kind == forward.StepRoute && ns != nil && q.IIF == 0 && q.Src.Is4() && !ns.HasAddr(q.Src)
 }
 
 // question is what a kernel is asked about a step.

@@ -7,7 +7,21 @@ import (
 	"github.com/podtrace/podtrace/pkg/forward"
 	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/tables"
+	"github.com/podtrace/podtrace/pkg/tables/tablestest"
 )
+
+// TestForeign: only of a packet that the namespace could send itself is its kernel asked.
+func TestForeign(t *testing.T) {
+	ns := tablestest.Cluster().ByID(tablestest.Coffee1)
+	for src, want := range map[netip.Addr]bool{tablestest.Coffee1IP: false, tablestest.Tea1IP: true, {}: false} {
+		for _, iif := range []tables.Ifindex{0, 3} {
+			st := &forward.Step{Kind: forward.StepRoute, Question: &tables.RouteQuestion{Src: src, IIF: iif}}
+			if got := foreign(ns, st); got != (want && iif == 0) {
+				t.Errorf("from %s, in by %d: %v", src, iif, got)
+			}
+		}
+	}
+}
 
 // TestRouteSays lays a kernel's answer beside the route that its tables gave.
 func TestRouteSays(t *testing.T) {

@@ -113,7 +113,8 @@ func (s *session) targets() error {
 	if e.ServicePort == nil {
 		return nil
 	}
-	all := inv.Behind(e)
+	// a service has endpoints of either family, and its address leads to those of its own alone
+	all := slices.DeleteFunc(inv.Behind(e), func(b inventory.Backend) bool { return b.IP.Is6() != e.IP().Is6() })
 	near := resolve.Near(all)
 	for _, b := range all {
 		t := Target{Backend: b}

@@ -2,6 +2,7 @@ package trace
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -112,6 +113,47 @@ func TestTargets(t *testing.T) {
 	got := s.c.Targets
 	if err != nil || len(got) != 2 || got[0].At.PodNetns != tablestest.Tea1 || got[0].Port != 7007 || !got[1].At.PodNetns.IsZero() {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestTargetsOfTheFamily: a dual-stack service's address leads to endpoints of its own family, and those that terminate
+// are taken family by family.
+func TestTargetsOfTheFamily(t *testing.T) {
+	inv := serviceInventory()
+	v6, ready, ending := netip.MustParseAddr("fd00:10:96::c"), netip.MustParseAddr("fd44:0:0:1::21"), netip.MustParseAddr("fd44:0:0:2::28")
+	inv.Services[0].ClusterIPs = append(slices.Clone(inv.Services[0].ClusterIPs), v6)
+	slice := inv.EndpointSlices[0]
+	slice.Name, slice.Endpoints = "echo-x6", []inventory.SliceEndpoint{
+		{IPs: []netip.Addr{ready}, Ready: true}, {IPs: []netip.Addr{ending}, Serving: true, Terminating: true},
+	}
+	inv.EndpointSlices = append(inv.EndpointSlices, slice)
+	for to, want := range map[string][]netip.Addr{
+		"10.96.0.12:7":      {tablestest.Tea1IP, netip.MustParseAddr("192.0.2.9")},
+		"[fd00:10:96::c]:7": {ready},
+	} {
+		e, err := inv.Lookup(to, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &session{o: Options{Inventory: inv}, edge: node.NewEdge(node.Direct())}
+		s.c.Snapshot = tablestest.Cluster()
+		if _, s.c.Destination, err = aim(inv, probe.Spec{Proto: probe.TCP}, e); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.targets(); err != nil {
+			t.Fatal(err)
+		}
+		var got []netip.Addr
+		for _, target := range s.c.Targets {
+			got = append(got, target.IP)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", to, got, want)
+		}
+	}
+	inv.EndpointSlices[1].Endpoints[0].Ready = false
+	if n := len(inv.Backends(&inv.Services[0], &inv.Services[0].Ports[0])); n != 3 {
+		t.Errorf("%d backends, want two ready ones of IPv4 and one of IPv6 that terminates", n)
 	}
 }
 

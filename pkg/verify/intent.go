@@ -298,27 +298,43 @@ func (in *Intent) wayTo(from *tables.Netns) string {
 }
 
 // byReturn is the way that the far node's own routes show: it reaches the near pod by a VXLAN device, so the near
-// node should reach its pods by its.
+// node should reach its pods by its; or by the near node itself, so the near node should reach its pods by it.
 func (in *Intent) byReturn(far *tables.Netns) string {
 	if l := ReturnsBy(far, in.Src.IP); l != nil {
 		return fmt.Sprintf("via %s dev %s, the VTEP of %s", orNone(vtepAddr(far, uint32(l.VXLAN.VNI), in.Dst.IP.Is6()), "?"), l.Name, far.Node)
+	}
+	r := returnRoute(far, in.Src.IP)
+	if r == nil || len(r.NextHops) != 1 || in.Src.Node == "" || !in.Src.Pod {
+		return ""
+	}
+	if gw := r.NextHops[0].Gateway; gw.IsValid() && in.nodeOf(gw) == in.Src.Node && in.Src.Node != far.Node {
+		return fmt.Sprintf("via an address of %s, which reaches %s via %s of %s", far.Node, in.Src.IP, gw, in.Src.Node)
 	}
 	return ""
 }
 
 // ReturnsBy is the vxlan device by which a node reaches an address, nil when it is another device.
 func ReturnsBy(far *tables.Netns, ip netip.Addr) *tables.Link {
+	r := returnRoute(far, ip)
+	if r == nil {
+		return nil
+	}
+	if l := far.Link(r.NextHops[0].Index); l != nil && l.VXLAN != nil {
+		return l
+	}
+	return nil
+}
+
+// returnRoute is a node's most exact unicast route to an address in table main that is no default route; nil: none.
+func returnRoute(far *tables.Netns, ip netip.Addr) (best *tables.Route) {
 	if far == nil || !ip.IsValid() {
 		return nil
 	}
-	var best *tables.Link
 	bits := 0
-	for _, r := range far.Routes {
-		if r.Type != tables.RouteUnicast || r.Table != tables.TableMain || r.Dst.Bits() <= bits || !r.Dst.Contains(ip) || len(r.NextHops) == 0 {
-			continue
-		}
-		if best, bits = far.Link(r.NextHops[0].Index), r.Dst.Bits(); best != nil && best.VXLAN == nil {
-			best = nil
+	for i := range far.Routes {
+		r := &far.Routes[i]
+		if r.Type == tables.RouteUnicast && r.Table == tables.TableMain && r.Dst.Bits() > bits && r.Dst.Contains(ip) && len(r.NextHops) > 0 {
+			best, bits = r, r.Dst.Bits()
 		}
 	}
 	return best

@@ -108,27 +108,28 @@ func (l *Leg) mirror(back *Leg, intent *Intent) {
 		if out.Dir != forward.Out || len(out.Sightings) == 0 || intent.Model == nil || !intent.Model.IsUnderlay(out.Netns, out.Ifindex) {
 			continue
 		}
-		far, ns := back.sender(intent)
-		if !ns.IsZero() && i+1 < len(l.Hops) && l.Hops[i+1].Netns != ns {
-			continue // the answers come from another node than this one sends to
-		}
-		if o := out.Frame.Outer; o != nil {
-			far = intent.deviceWith(o.Dst)
-		}
 		for k := range back.Hops {
 			in := &back.Hops[k]
-			if in.Dir == forward.In && in.Netns == out.Netns && in.Ifindex == out.Ifindex && len(in.Sightings) > 0 {
-				out.mirror(in, far)
+			if in.Dir != forward.In || in.Netns != out.Netns || in.Ifindex != out.Ifindex || len(in.Sightings) == 0 {
+				continue
 			}
+			far, ns := sender(back.Hops[:k], intent)
+			if !ns.IsZero() && i+1 < len(l.Hops) && l.Hops[i+1].Netns != ns {
+				continue // the answers come from another node than this one sends to
+			}
+			if o := out.Frame.Outer; o != nil {
+				far = intent.deviceWith(o.Dst)
+			}
+			out.mirror(in, far)
 		}
 	}
 }
 
-// sender is the address of the device by which the leg leaves its first node, and that node's namespace; zero: none
-// is known.
-func (l *Leg) sender(intent *Intent) (ether.MAC, tables.NetnsID) {
-	for i := range l.Hops {
-		h := &l.Hops[i]
+// sender is the address of the device that last sent a packet into the network between the nodes, of the hops before it
+// came in, and that node's namespace; zero: none is known. A packet may cross that network more than once.
+func sender(before []Hop, intent *Intent) (ether.MAC, tables.NetnsID) {
+	for i := len(before) - 1; i >= 0; i-- {
+		h := &before[i]
 		if h.Dir != forward.Out || !intent.Model.IsUnderlay(h.Netns, h.Ifindex) {
 			continue
 		}

@@ -178,3 +178,99 @@ func TestNFTables(t *testing.T) {
 		},
 	}, vxlanFaults())
 }
+
+// TestV6 is IPv6 alone, for machines and for pods.
+func TestV6(t *testing.T) {
+	w := up(t, config{backend: `{"Type": "vxlan"}`, only6: true, kube: true})
+	w.healthy(map[string]string{"tea-1": "bridge", "coffee-2": "flannel-vxlan"})
+	w.faults([]fault{
+		{
+			name: "neighbour of the VTEP deleted", cause: "neigh-missing", node: "node1",
+			do:   "ip -n $n1 neigh del fd44:0:0:2:: dev $dev6",
+			undo: "ip -n $n1 neigh replace fd44:0:0:2:: lladdr $m62 dev $dev6 nud permanent",
+		},
+		{
+			name: "FDB row leads to a dead address", cause: "fdb-wrong-dst", node: "node1", probe: "tcp:7",
+			do:   "bridge -n $n1 fdb replace $m62 dev $dev6 dst fd00:10:1:11::99 self permanent",
+			undo: "bridge -n $n1 fdb replace $m62 dev $dev6 dst $to2 self permanent",
+		},
+		{
+			name: "FDB row deleted on the way back", cause: "fdb-missing", node: "node2", probe: "udp:7",
+			do:   "bridge -n $n2 fdb del $m61 dev $dev6 dst $to1 self",
+			undo: "bridge -n $n2 fdb add $m61 dev $dev6 dst $to1 self permanent",
+		},
+		{
+			name: "VTEP has another MAC than it announced", cause: "vtep-mac-changed", node: "node2",
+			do: "ip -n $n2 link set $dev6 address 0a:0a:00:00:00:77",
+			undo: `ip -n $n2 link set $dev6 address $m62
+			       ip -n $n2 neigh replace fd44:0:0:1:: lladdr $m61 dev $dev6 nud permanent`,
+		},
+		{
+			name: "firewall drops the tunnel's port", cause: "vxlan-port-input-drop", node: "node2",
+			do:   "ip netns exec $n2 ip6tables -I INPUT -p udp --dport $port -j DROP",
+			undo: "ip netns exec $n2 ip6tables -D INPUT -p udp --dport $port -j DROP",
+		},
+		{
+			name: "route of the pods deleted", cause: "route-missing", node: "node1",
+			do:   "ip -n $n1 route del fd44:0:0:2::/64",
+			undo: "ip -n $n1 route add fd44:0:0:2::/64 via fd44:0:0:2:: dev $dev6 onlink",
+		},
+		{
+			name: "forwarding off", cause: "v6-forward-off", node: "node1",
+			do:   "ip netns exec $n1 sysctl -qw net.ipv6.conf.all.forwarding=0",
+			undo: "ip netns exec $n1 sysctl -qw net.ipv6.conf.all.forwarding=1",
+		},
+		{
+			name: "ip6tables drops what is forwarded", cause: "v6-fw-drop", node: "node2", probe: "udp:7",
+			do: `ip netns exec $n2 ip6tables -P FORWARD DROP
+			     ip netns exec $n2 ip6tables -D FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD`,
+			undo: `ip netns exec $n2 ip6tables -P FORWARD ACCEPT
+			       ip netns exec $n2 ip6tables -A FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD`,
+		},
+		{
+			name: "bridge down", cause: "cni0-down", node: "node1",
+			do: "ip -n $n1 link set cni0 down",
+			undo: `ip -n $n1 link set cni0 up; ip -n $n1 addr replace fd44:0:0:1::1/64 dev cni0 nodad
+			       while ip -n $n1 -6 addr show dev cni0 tentative | grep -q inet6; do sleep 0.1; done`,
+		},
+	})
+}
+
+// TestNAT has machines that a router translates, of which an administrator's annotation tells flanneld the public address.
+func TestNAT(t *testing.T) {
+	w := up(t, config{backend: `{"Type": "vxlan"}`, nat: true, kube: true})
+	w.healthy(map[string]string{"tea-1": "bridge", "coffee-2": "flannel-vxlan"})
+	w.faults(natFaults(), vxlanFaults(), nodeFaults())
+}
+
+// TestNATByFlag: this flanneld takes the address of its flag -public-ip for its device as well, from which the kernel sends
+// nothing, as it is not the machine's own.
+func TestNATByFlag(t *testing.T) {
+	w := up(t, config{backend: `{"Type": "vxlan"}`, nat: true})
+	for _, probe := range []string{"icmp", "tcp:" + echoPort, "udp:" + echoPort} {
+		r, text, status := w.path("coffee-1", "coffee-2", "--probe", probe)
+		if v := r.Verdict; status != 1 || v.Status != "broken" || v.Cause != "wrong-iface" || v.Node != "node1" || v.Interface != "flannel.1" {
+			t.Errorf("%s: %d %+v\n%s", probe, status, v, text)
+		}
+		if len(r.Kernel.Differs) > 0 {
+			t.Errorf("the kernel says otherwise: %+v", r.Kernel.Differs)
+		}
+	}
+}
+
+// natFaults are those of a translation.
+func natFaults() []fault {
+	return []fault{
+		{
+			name: "FDB row leads to an address that nobody routes", cause: "fdb-wrong-dst", node: "node1",
+			do:   "bridge -n $n1 fdb replace $m2 dev $dev dst 192.168.44.7 self permanent",
+			undo: "bridge -n $n1 fdb replace $m2 dev $dev dst $to2 self permanent",
+		},
+		{
+			name: "the provider drops the tunnel's port", cause: "vxlan-port-underlay-drop", node: "node1",
+			do: `ip netns exec $router nft 'add table inet sg; add chain inet sg f { type filter hook forward priority 0; }
+			     add rule inet sg f iifname "port-node1" udp dport '$port' drop'`,
+			undo: "ip netns exec $router nft delete table inet sg",
+		},
+	}
+}

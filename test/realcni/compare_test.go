@@ -59,9 +59,13 @@ func TestLabIsRealFlannel(t *testing.T) {
 		{"--datapath flannel-directrouting", config{backend: `{"Type": "vxlan", "DirectRouting": true}`, others: vxlan(1), third: true}},
 		{"--datapath flannel-udp", config{backend: `{"Type": "udp"}`}},
 		{"--datapath flannel-dual", config{backend: `{"Type": "vxlan"}`, dual: true, others: vxlan(1)}},
+		{"--datapath flannel-v6", config{backend: `{"Type": "vxlan"}`, only6: true, kube: true}},
+		{"--datapath flannel-nat", config{backend: `{"Type": "vxlan"}`, nat: true, kube: true, others: map[string]string{
+			"10.244.4.0-24": `{"PublicIP":"121.37.246.218","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:8a:3b:81:2f:d1"}}`,
+		}}},
 	} {
 		t.Run("lab "+c.lab, func(t *testing.T) {
-			c.cfg.bare = !c.cfg.dual
+			c.cfg.bare = !c.cfg.v6()
 			w := up(t, c.cfg)
 			w.labUp(c.lab)
 			for _, place := range w.places() {

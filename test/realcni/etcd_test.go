@@ -32,17 +32,25 @@ type lease struct {
 // the client's connections begin.
 type etcd struct{ http http.Client }
 
+// network is flanneld's configuration, net-conf.json.
+func (c config) network() string {
+	families := `"Network": "10.244.0.0/16", "SubnetMin": "10.244.0.0"` // of itself, with etcd, flanneld leaves the first out
+	switch {
+	case c.only6:
+		families = `"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd44::/48"`
+	case c.dual:
+		families += `, "EnableIPv6": true, "IPv6Network": "fd44::/48"`
+	}
+	return fmt.Sprintf(`{%s%s, "Backend": %s}`, families, c.extra, c.backend)
+}
+
 // startEtcd runs etcd on the control plane's machine, with the network configuration in it.
 func (w *world) startEtcd() {
 	url := "http://" + controlIP + ":2379"
 	w.start(controlNS, "etcd", nil, "etcd", "--data-dir="+filepath.Join(w.dir, "etcd"), "--listen-client-urls="+url,
 		"--advertise-client-urls="+url, "--listen-peer-urls=http://127.0.0.1:2380", "--unsafe-no-fsync")
 	w.etcd.http.Transport = &http.Transport{DisableKeepAlives: true, DialContext: dialIn(controlNS)}
-	network := fmt.Sprintf(`{"Network": "10.244.0.0/16"%s, "Backend": %s}`, w.cfg.extra, w.cfg.backend)
-	if w.cfg.dual {
-		network = strings.Replace(network, "{", `{"EnableIPv6": true, "IPv6Network": "fd44::/48", `, 1)
-	}
-	w.await("etcd", func() bool { return w.etcd.put("config", network) == nil })
+	w.await("etcd", func() bool { return w.etcd.put("config", w.cfg.network()) == nil })
 	for subnet, attrs := range w.cfg.others {
 		w.must(w.etcd.put("subnets/"+subnet, attrs))
 	}
@@ -51,22 +59,31 @@ func (w *world) startEtcd() {
 // dialIn connects from within a namespace.
 func dialIn(ns string) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-			var f *os.File
-			if f, err = os.Open(filepath.Join("/run/netns", ns)); err != nil {
-				return
-			}
-			defer f.Close()
-			if err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err == nil {
-				conn, err = new(net.Dialer).DialContext(ctx, network, address)
-			}
-		}()
-		<-done
+		err = within(ns, func() (err error) {
+			conn, err = new(net.Dialer).DialContext(ctx, network, address)
+			return err
+		})
 		return conn, err
 	}
+}
+
+// within opens a socket in a namespace, where it stays.
+func within(ns string, open func() error) (err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		var f *os.File
+		if f, err = os.Open(filepath.Join("/run/netns", ns)); err != nil {
+			return
+		}
+		defer f.Close()
+		if err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err == nil {
+			err = open()
+		}
+	}()
+	<-done
+	return err
 }
 
 func (e *etcd) post(call string, request, answer any) error {

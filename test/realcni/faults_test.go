@@ -27,19 +27,20 @@ type fault struct {
 func (w *world) vars() string {
 	var b strings.Builder
 	for i, n := range w.nodes {
-		fmt.Fprintf(&b, "n%[1]d=%[2]s u%[1]d=%[3]s ip%[1]d=%[4]s m%[1]d=%[5]s m6%[1]d=%[6]s pid%[1]d=%[7]d\n",
-			i+1, n.ns, n.uplink, n.ip, vtepMAC(n.lease.BackendData), vtepMAC(n.lease.BackendV6Data), n.flanneld.Process.Pid)
+		fmt.Fprintf(&b, "n%[1]d=%[2]s u%[1]d=%[3]s ip%[1]d=%[4]s m%[1]d=%[5]s m6%[1]d=%[6]s pid%[1]d=%[7]d lan%[1]d=%[8]s gw%[1]d=%[9]s to%[1]d=%[10]s net%[1]d=%[11]s\n",
+			i+1, n.ns, n.uplink, n.ip, vtepMAC(n.lease.BackendData), vtepMAC(n.lease.BackendV6Data), n.flanneld.Process.Pid,
+			n.lan, n.gateway, n.announced(w.cfg), n.subnet)
 	}
 	for _, p := range w.pods {
 		name := strings.ReplaceAll(p.name, "-", "_")
-		fmt.Fprintf(&b, "%s=%s v_%s=%s\n", name, p.ns, name, p.veth)
+		fmt.Fprintf(&b, "%[1]s=%[2]s v_%[1]s=%[3]s ip_%[1]s=%[4]s\n", name, p.ns, p.veth, p.ip)
 	}
 	var conf struct {
 		Type      string
 		VNI, Port int
 	}
 	w.must(json.Unmarshal([]byte(w.cfg.backend), &conf))
-	fmt.Fprintf(&b, "switch=%s dev=flannel.%d dev6=flannel-v6.%d port=%d\n", switchNS, max(conf.VNI, 1), max(conf.VNI, 1), conf.Port)
+	fmt.Fprintf(&b, "switch=%s router=%s hub=%s dev=flannel.%d dev6=flannel-v6.%d port=%d\n", switchNS, routerNS, w.nodes[0].hub, max(conf.VNI, 1), max(conf.VNI, 1), conf.Port)
 	if conf.Port == 0 {
 		b.WriteString("port=8472\n")
 	}
@@ -113,27 +114,27 @@ func vxlanFaults() []fault {
 		{
 			name: "FDB row leads to a dead address", cause: "fdb-wrong-dst", node: "node1",
 			do:   "bridge -n $n1 fdb replace $m2 dev $dev dst 10.1.11.99 self permanent",
-			undo: "bridge -n $n1 fdb replace $m2 dev $dev dst $ip2 self permanent",
+			undo: "bridge -n $n1 fdb replace $m2 dev $dev dst $to2 self permanent",
 		},
 		{
 			name: "FDB row deleted", cause: "fdb-missing", node: "node1", probe: "tcp:7",
-			do:   "bridge -n $n1 fdb del $m2 dev $dev dst $ip2 self",
-			undo: "bridge -n $n1 fdb add $m2 dev $dev dst $ip2 self permanent",
+			do:   "bridge -n $n1 fdb del $m2 dev $dev dst $to2 self",
+			undo: "bridge -n $n1 fdb add $m2 dev $dev dst $to2 self permanent",
 		},
 		{
 			name: "FDB row deleted on the way back", cause: "fdb-missing", node: "node2",
-			do:   "bridge -n $n2 fdb del $m1 dev $dev dst $ip1 self",
-			undo: "bridge -n $n2 fdb add $m1 dev $dev dst $ip1 self permanent",
+			do:   "bridge -n $n2 fdb del $m1 dev $dev dst $to1 self",
+			undo: "bridge -n $n2 fdb add $m1 dev $dev dst $to1 self permanent",
 		},
 		{
 			name: "neighbour deleted", cause: "neigh-missing", node: "node1",
-			do:   "ip -n $n1 neigh del 10.244.2.0 dev $dev",
-			undo: "ip -n $n1 neigh replace 10.244.2.0 lladdr $m2 dev $dev nud permanent",
+			do:   "ip -n $n1 neigh del $net2.0 dev $dev",
+			undo: "ip -n $n1 neigh replace $net2.0 lladdr $m2 dev $dev nud permanent",
 		},
 		{
 			name: "neighbour has another MAC", cause: "neigh-wrong-mac", node: "node1", probe: "udp:7",
-			do:   "ip -n $n1 neigh replace 10.244.2.0 lladdr 0a:0a:00:00:00:99 dev $dev nud permanent",
-			undo: "ip -n $n1 neigh replace 10.244.2.0 lladdr $m2 dev $dev nud permanent",
+			do:   "ip -n $n1 neigh replace $net2.0 lladdr 0a:0a:00:00:00:99 dev $dev nud permanent",
+			undo: "ip -n $n1 neigh replace $net2.0 lladdr $m2 dev $dev nud permanent",
 		},
 		{
 			name: "VTEP has another MAC than it announced", cause: "vtep-mac-changed", node: "node2",
@@ -149,27 +150,27 @@ func vxlanFaults() []fault {
 			name: "VTEP down", cause: "vxlan-down", node: "node2",
 			do: "ip -n $n2 link set $dev down",
 			undo: `ip -n $n2 link set $dev up
-			       ip -n $n2 route replace 10.244.1.0/24 via 10.244.1.0 dev $dev onlink
-			       ip -n $n2 neigh replace 10.244.1.0 lladdr $m1 dev $dev nud permanent
-			       bridge -n $n2 fdb replace $m1 dev $dev dst $ip1 self permanent`,
+			       ip -n $n2 route replace $net1.0/24 via $net1.0 dev $dev onlink
+			       ip -n $n2 neigh replace $net1.0 lladdr $m1 dev $dev nud permanent
+			       bridge -n $n2 fdb replace $m1 dev $dev dst $to1 self permanent`,
 		},
 		{
 			name: "route of the pods deleted", cause: "route-missing", node: "node1",
-			do:   "ip -n $n1 route del 10.244.2.0/24",
-			undo: "ip -n $n1 route add 10.244.2.0/24 via 10.244.2.0 dev $dev onlink",
+			do:   "ip -n $n1 route del $net2.0/24",
+			undo: "ip -n $n1 route add $net2.0/24 via $net2.0 dev $dev onlink",
 		},
 		{
 			name: "no route to the other machine", cause: "underlay-route-missing", node: "node1",
-			do: "ip -n $n1 route del 10.1.11.0/24; ip -n $n1 route del default",
-			undo: `ip -n $n1 route add 10.1.11.0/24 dev $u1 proto kernel scope link src $ip1 metric 100
-			       ip -n $n1 route add default via 10.1.11.1 dev $u1 proto static metric 100`,
+			do: "ip -n $n1 route del $lan1; ip -n $n1 route del default",
+			undo: `ip -n $n1 route add $lan1 dev $u1 proto kernel scope link src $ip1 metric 100
+			       ip -n $n1 route add default via $gw1 dev $u1 proto static metric 100`,
 		},
 		{
 			name: "the way back is by the uplink, and the reverse path is checked", cause: "rp-filter-strict", node: "node2",
-			do: `ip -n $n2 route replace 10.244.1.0/24 via $ip1 dev $u2
+			do: `ip -n $n2 route replace $net1.0/24 via $gw2 dev $u2
 			     ip netns exec $n2 sysctl -qw net.ipv4.conf.all.rp_filter=1`,
 			undo: `ip netns exec $n2 sysctl -qw net.ipv4.conf.all.rp_filter=0
-			       ip -n $n2 route replace 10.244.1.0/24 via 10.244.1.0 dev $dev onlink`,
+			       ip -n $n2 route replace $net1.0/24 via $net1.0 dev $dev onlink`,
 		},
 	}
 }
@@ -208,8 +209,8 @@ func nodeFaults() []fault {
 	return []fault{
 		{
 			name: "a rule drops what is forwarded to the pod", cause: "netpol-drop", node: "node2",
-			do:   "ip netns exec $n2 iptables -I FORWARD -d 10.244.2.40 -j DROP",
-			undo: "ip netns exec $n2 iptables -D FORWARD -d 10.244.2.40 -j DROP",
+			do:   "ip netns exec $n2 iptables -I FORWARD -d $ip_coffee_2 -j DROP",
+			undo: "ip netns exec $n2 iptables -D FORWARD -d $ip_coffee_2 -j DROP",
 		},
 		{
 			name: "FORWARD drops, and nothing accepts pods", cause: "forward-policy-drop", node: "node2", probe: "udp:7",
@@ -230,8 +231,8 @@ func nodeFaults() []fault {
 		},
 		{
 			name: "the network between the nodes passes small packets alone", cause: "mtu-path-blackhole", node: "node1", status: "degraded",
-			do:   "ip -n $switch link set port-node1 mtu 1400; ip -n $switch link set port-node2 mtu 1400",
-			undo: "ip -n $switch link set port-node1 mtu 1500; ip -n $switch link set port-node2 mtu 1500",
+			do:   "ip -n $hub link set port-node1 mtu 1400; ip -n $hub link set port-node2 mtu 1400",
+			undo: "ip -n $hub link set port-node1 mtu 1500; ip -n $hub link set port-node2 mtu 1500",
 		},
 		{
 			name: "bridge down", cause: "cni0-down", node: "node1",
@@ -252,13 +253,13 @@ func nodeFaults() []fault {
 			name: "the pod's interface down", cause: "pod-link-down", node: "node2",
 			do: "ip -n $coffee_2 link set eth0 down",
 			undo: `ip -n $coffee_2 link set eth0 up
-			       ip -n $coffee_2 route add default via 10.244.2.1
-			       ip -n $coffee_2 route add 10.244.0.0/16 via 10.244.2.1`,
+			       ip -n $coffee_2 route add default via $net2.1
+			       ip -n $coffee_2 route add 10.244.0.0/16 via $net2.1`,
 		},
 		{
 			name: "the pod has no route", cause: "pod-default-route-missing", node: "node1",
 			do:   "ip -n $coffee_1 route del default; ip -n $coffee_1 route del 10.244.0.0/16",
-			undo: "ip -n $coffee_1 route add default via 10.244.1.1; ip -n $coffee_1 route add 10.244.0.0/16 via 10.244.1.1",
+			undo: "ip -n $coffee_1 route add default via $net1.1; ip -n $coffee_1 route add 10.244.0.0/16 via $net1.1",
 		},
 	}
 }
