@@ -133,6 +133,7 @@ func legFindings(in Input, l *verify.Leg, intent *verify.Intent, n int) []Findin
 	for k := range l.Tail {
 		c.check(c.expected(), k, &l.Tail[k])
 	}
+	c.ipcache()
 	c.dropped()
 	c.beyond()
 	c.alternatives()
@@ -517,7 +518,7 @@ func (c *leg) foreign() {
 }
 
 // astray are the causes that send packets to another station than the one that was meant.
-var astray = []string{"pod-neigh-stale", "underlay-neigh-wrong", "neigh-wrong-mac", "fdb-wrong-dst", "wrong-ethDst"}
+var astray = []string{"pod-neigh-stale", "underlay-neigh-wrong", "neigh-wrong-mac", "fdb-wrong-dst", "wrong-ethDst", "cilium-ipcache-stale"}
 
 // lost reports where the wire lost the packets, when that is not what the tables say already.
 func (c *leg) lost() {

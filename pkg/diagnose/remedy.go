@@ -30,6 +30,7 @@ var keep = map[string]string{
 	"wrong-iface":              "start flanneld with the right interface (flannel: --iface=DEVICE or --iface-can-reach), and restart it; a public address that a router translates belongs into the node's annotation flannel.alpha.coreos.com/public-ip-overwrite, not into --public-ip",
 	"pod-route-wrong":          "restart the pod, so that the CNI plugin sets its routes anew",
 	"dnat-dead-endpoint":       "let kube-proxy write its rules anew (restart it); see the service's EndpointSlices",
+	"cilium-ipcache-stale":     "restart cilium-agent on the node, which writes the map anew; compare the CiliumEndpoint and CiliumNode objects",
 	"ipvs-backend":             "let kube-proxy write its virtual servers anew (restart it); see the service's EndpointSlices",
 	"ipsec-policy":             "see who sets it (strongSwan, a VPN client, the CNI's IPsec mode)",
 	"nat-port-race":            "give the translation more ports (masquerade --random-fully, without --to-ports); for DNS a cache on each node",

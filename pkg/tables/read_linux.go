@@ -129,6 +129,7 @@ func (r *reader) parts(ctx context.Context, all []Source) []part {
 		{"tun proxies", r.proxies},
 		{"netfilter", func() error { return r.netfilter(ctx) }},
 		{"ipsec", func() error { return r.ipsec(ctx) }},
+		{"ipcache", r.ipcache},
 	}
 }
 

@@ -71,6 +71,8 @@ type Netns struct {
 	IPVS []VirtualServer `json:"ipvs,omitempty"`
 	// IPsec are the policies of IPsec, the newest first: of those of one priority the oldest decides.
 	IPsec []IPsecPolicy `json:"ipsec,omitempty"`
+	// IPCache is what Cilium's map says of the path's addresses, on a machine that has one.
+	IPCache []IPCacheEntry `json:"ipcache,omitempty"`
 	// SNMP holds the protocol counters of /proc/net/snmp, snmp6 and netstat, "Udp.InCsumErrors".
 	SNMP map[string]uint64 `json:"snmp,omitempty"`
 

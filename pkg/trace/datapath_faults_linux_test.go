@@ -26,7 +26,9 @@ var otherNames = map[string]string{
 	"flannel-directrouting direct-route-lost near": "route-missing",
 	"flannel-directrouting route-missing far":      "direct-route-lost",
 	"flannel-directrouting rp-filter-strict near":  "nexthop-stale",
-	"flannel-v6 v6-overlay-missing":                "neigh-missing", // there is no other family to compare with
+	// the rule drops neighbour discovery as well, which is what the packet meets first
+	"flannel-v6 pod-to-node-input-drop": "v6-fw-drop",
+	"flannel-v6 v6-overlay-missing":     "neigh-missing", // there is no other family to compare with
 }
 
 // otherPlaces are faults that a lab shows at another place than the others, by datapath, fault and end of the path.

@@ -741,6 +741,9 @@ func (in *Intent) nodeOf(ip netip.Addr) string {
 	return ""
 }
 
+// NodeOf is nodeOf, for the diagnosis.
+func (in *Intent) NodeOf(ip netip.Addr) string { return in.nodeOf(ip) }
+
 // macOwner names the interface that has a MAC, "" when none in the snapshot does.
 func (in *Intent) macOwner(m ether.MAC) string {
 	if m.IsZero() {
