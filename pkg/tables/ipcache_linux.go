@@ -56,7 +56,7 @@ func readIPCache(path string, addrs []netip.Addr) (out []IPCacheEntry, err error
 		return nil, errors.New("read Cilium's ipcache: how its flags lie on a big-endian machine is not known")
 	}
 	if m.Type() != ebpf.LPMTrie || m.KeySize() != ipcacheKey || m.ValueSize() != ipcacheValue {
-		return nil, fmt.Errorf("Cilium's ipcache is %s with keys of %d and values of %d bytes, which is not the layout that is known (LPMTrie, %d, %d)",
+		return nil, fmt.Errorf("ipcache of Cilium is %s with keys of %d and values of %d bytes, which is not the layout that is known (LPMTrie, %d, %d)",
 			m.Type(), m.KeySize(), m.ValueSize(), ipcacheKey, ipcacheValue)
 	}
 	for _, a := range addrs {
