@@ -108,7 +108,7 @@ var ownPaths = map[string][]try{
 	"dnat-dead-endpoint":      {{"node1", "", "", said{"veth", request, ""}}, {"node2", "", "", said{"veth", request, ""}}},
 	"etp-local-no-endpoint":   {{"node1", "", "", said{"uplink", request, ""}}, {"node2", "", "", said{"uplink", request, ""}}},
 	"nodeport-no-masq":        {{"node2", "", "", said{"outside", reply, ""}}}, // it leaves by the tunnel, with the address that it came with
-	"nat-port-race":           {{"node1", "", "", said{"vtep", "", ""}}},
+	"nat-port-race":           {{"node1", "", "", said{"outside", "", ""}}},
 	"eni-rule-missing":        {{"node1", "", "", said{"uplink", request, ""}}, {"node2", "tea-2", "coffee-1", said{"uplink", request, ""}}},
 	"eni-to-pod-rule-missing": {{"node1", "", "", said{"", request, ""}}, {"node2", "tea-2", "coffee-2", said{"", request, ""}}},
 }
@@ -128,6 +128,7 @@ var uplinks = map[string]map[string]string{
 	"":             {"node1": "ens192", "node2": "eno16780032"},
 	lab.FlannelNAT: {"node1": "eth0", "node2": "eth0"},
 	lab.CiliumENI:  {"node1": "eth0", "node2": "eth0"},
+	lab.Kind:       {"node1": "eth0", "node2": "eth0"},
 }
 
 // vteps are the devices that encapsulate.
@@ -155,7 +156,7 @@ func (p places) end(which string) string {
 // direct: packets between the path's ends are not encapsulated.
 func (p places) direct() bool {
 	switch p.datapath {
-	case lab.FlannelHostGW, lab.CiliumENI:
+	case lab.FlannelHostGW, lab.CiliumENI, lab.Kind:
 		return true
 	case lab.FlannelDirectRouting:
 		return p.end(far) == "node2" // node3 is behind a router
@@ -168,7 +169,7 @@ func (p places) direct() bool {
 // of a routed pod, its host end. "outside" is where the other nodes' do: the tunnel's device, or the uplink.
 func (p places) device(t *testing.T, node, role string) string {
 	t.Helper()
-	routed := p.datapath == lab.CalicoVXLAN || p.datapath == lab.CiliumENI
+	routed := p.datapath == lab.CalicoVXLAN || p.datapath == lab.CiliumENI || p.datapath == lab.Kind
 	switch {
 	case role == "pod":
 		return "eth0"
