@@ -234,3 +234,23 @@ func TestFaultOfOneEndpoint(t *testing.T) {
 	}
 	t.Errorf("one endpoint alone was taken: %v", taken)
 }
+
+// TestBehindAService: a request that was sent on to an endpoint and is lost there has the rest of its way, and that of its
+// answer, in the report, and its cause beyond what a tap sees.
+func TestBehindAService(t *testing.T) {
+	o := datapathLab(lab.Spec{Services: lab.ServicesIPTables})
+	inv := upAt(t, o)
+	if err := lab.Break(t.Context(), o, "duplicate-pod-ip", "node1"); err != nil { // tea-1 has coffee-1's address
+		t.Fatal(err)
+	}
+	r, err := trace.Path(t.Context(), options(inv, "coffee-2", "svc/tea:80", "tcp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := r.Verdict; v.Status != report.Broken || v.Cause != "pod-address-missing" || v.Node != "node1" {
+		t.Errorf("%s %s on %s", v.Status, v.Cause, v.Node)
+	}
+	if len(r.Legs[0].Hops) != 10 || len(r.Legs[1].Hops) != 10 || r.Kernel != nil && len(r.Kernel.Differs) > 0 {
+		t.Errorf("not the whole way, or not the kernel's:\n%s", text(r))
+	}
+}
