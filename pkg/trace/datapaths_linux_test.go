@@ -190,6 +190,7 @@ func TestServicesOfLabs(t *testing.T) {
 			203.0.113.35 node/node1:30082   coffee-1 106.55.227.160:30082`},
 		{lab.Spec{Datapath: lab.FlannelDirectRouting, Services: lab.ServicesNFTables}, `
 			coffee-3 svc/tea:80   coffee-2 svc/tea:80   10.1.11.35 10.1.12.93:30082   10.1.11.35 10.1.12.93:32604   coffee-3 node/node1:30082`},
+		{lab.Spec{VNI: 42, Port: 4789, GBP: true, Learning: true, MTU: 8951, Services: lab.ServicesNFTables}, `coffee-2 svc/tea:80   10.1.11.35 node/node2:30082`},
 		{lab.Spec{Datapath: lab.FlannelUDP, Services: lab.ServicesIPTables}, `coffee-2 svc/tea:80   10.1.11.35 node/node2:30082`},
 		{lab.Spec{Datapath: lab.FlannelHostGW, Services: lab.ServicesIPTablesLegacy}, `coffee-2 svc/tea:80   10.1.11.35 node/node2:30082   coffee-1 node/node2:30082`},
 		{lab.Spec{Datapath: lab.Kind, Services: lab.ServicesNFTables, Nodes: 3, Pods: 6}, `
