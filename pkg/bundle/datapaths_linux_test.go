@@ -30,6 +30,7 @@ func TestRecordDatapaths(t *testing.T) {
 		faultTo  string // of the trace with the fault; empty: to
 	}{
 		{"", lab.Spec{}, "coffee-1", "coffee-2", "neigh-missing", ""},
+		{"flannel-vxlan-42", lab.Spec{VNI: 42, Port: 4789, GBP: true, Learning: true, MTU: 8951}, "coffee-1", "coffee-2", "vni-mismatch", ""},
 		{"", lab.Spec{Datapath: lab.FlannelHostGW}, "coffee-1", "coffee-2", "nexthop-stale", ""},
 		{"", lab.Spec{Datapath: lab.FlannelDirectRouting}, "coffee-1", "coffee-2", "src-dst-check", ""},
 		{"", lab.Spec{Datapath: lab.FlannelUDP}, "coffee-1", "coffee-2", "underlay-route-missing", ""},

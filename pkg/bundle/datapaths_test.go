@@ -69,7 +69,7 @@ func TestDatapathBundles(t *testing.T) {
 
 // datapathNames are those of the lab, and of its services.
 var datapathNames = []string{
-	"flannel-vxlan", "flannel-host-gw", "flannel-directrouting", "flannel-udp", "flannel-dual", "flannel-v6", "flannel-nat",
+	"flannel-vxlan", "flannel-vxlan-42", "flannel-host-gw", "flannel-directrouting", "flannel-udp", "flannel-dual", "flannel-v6", "flannel-nat",
 	"calico-vxlan", "cilium-eni", "k3s", "kind", "services-iptables", "services-nftables", "services-ipvs", "services-client", "services-nodeport",
 	"services-outside", "services-node", "services-affinity", "services-dual", "services-nat",
 }

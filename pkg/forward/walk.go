@@ -265,6 +265,23 @@ func (m *Model) ReplyAssumed(to netns.ID, f Flow) []Leg {
 	return m.trace(to, replyFlow(f), st)
 }
 
+// ReplyTranslated is ReplyAssumed for a request that was translated on its way to the address ip of the namespace to, and
+// did not get there: the nodes that it passed know how. It gives nothing where the translation is not among what it passed.
+// f is the request's flow at its sender.
+func (m *Model) ReplyTranslated(request Leg, to netns.ID, ip netip.Addr, f Flow) []Leg {
+	if len(request.Hops) == 0 || m.hosts[to] == nil {
+		return nil
+	}
+	h := request.Hops[len(request.Hops)-1].Frame.Headers
+	if h.Dst != ip || h.Any&(FieldSrc|FieldDst|FieldSrcPort|FieldDstPort) != 0 {
+		return nil
+	}
+	f.Src, f.Dst, f.SrcPort, f.DstPort = h.Src, h.Dst, h.SrcPort, h.DstPort
+	st := request.state.clone()
+	st.opened = f
+	return m.trace(to, replyFlow(f), st)
+}
+
 // Data plays the sender's next packet on the connection that a request and its delivered reply opened: a segment
 // with data of the given size in bytes of the IP packet (TCP flags PSH and ACK).
 func (m *Model) Data(from netns.ID, f Flow, reply Leg, size int) []Leg {

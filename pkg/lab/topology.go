@@ -26,10 +26,10 @@ const (
 // clientPrefixes are the addresses of the machine outside of the cluster, as in document 004, which comes in by
 // NodePorts: one of the nodes' own network, or of one beyond the router that translates them.
 func (c *cluster) clientPrefixes() (list []netip.Prefix) {
-	switch {
-	case c.spec.Datapath == FlannelNAT:
+	switch c.spec.Datapath {
+	case FlannelNAT:
 		return prefixes("203.0.113.35/24")
-	case c.spec.Datapath == Kind:
+	case Kind:
 		return prefixes("172.18.0.35/16")
 	}
 	if c.v4 {

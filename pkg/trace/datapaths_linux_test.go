@@ -190,6 +190,7 @@ func TestServicesOfLabs(t *testing.T) {
 			203.0.113.35 node/node1:30082   coffee-1 106.55.227.160:30082`},
 		{lab.Spec{Datapath: lab.FlannelDirectRouting, Services: lab.ServicesNFTables}, `
 			coffee-3 svc/tea:80   coffee-2 svc/tea:80   10.1.11.35 10.1.12.93:30082   10.1.11.35 10.1.12.93:32604   coffee-3 node/node1:30082`},
+		{lab.Spec{VNI: 42, Port: 4789, GBP: true, Learning: true, MTU: 8951, Services: lab.ServicesNFTables}, `coffee-2 svc/tea:80   10.1.11.35 node/node2:30082`},
 		{lab.Spec{Datapath: lab.FlannelUDP, Services: lab.ServicesIPTables}, `coffee-2 svc/tea:80   10.1.11.35 node/node2:30082`},
 		{lab.Spec{Datapath: lab.FlannelHostGW, Services: lab.ServicesIPTablesLegacy}, `coffee-2 svc/tea:80   10.1.11.35 node/node2:30082   coffee-1 node/node2:30082`},
 		{lab.Spec{Datapath: lab.Kind, Services: lab.ServicesNFTables, Nodes: 3, Pods: 6}, `
@@ -233,4 +234,24 @@ func TestFaultOfOneEndpoint(t *testing.T) {
 		}
 	}
 	t.Errorf("one endpoint alone was taken: %v", taken)
+}
+
+// TestBehindAService: a request that was sent on to an endpoint and is lost there has the rest of its way, and that of its
+// answer, in the report, and its cause beyond what a tap sees.
+func TestBehindAService(t *testing.T) {
+	o := datapathLab(lab.Spec{Services: lab.ServicesIPTables})
+	inv := upAt(t, o)
+	if err := lab.Break(t.Context(), o, "duplicate-pod-ip", "node1"); err != nil { // tea-1 has coffee-1's address
+		t.Fatal(err)
+	}
+	r, err := trace.Path(t.Context(), options(inv, "coffee-2", "svc/tea:80", "tcp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := r.Verdict; v.Status != report.Broken || v.Cause != "pod-address-missing" || v.Node != "node1" {
+		t.Errorf("%s %s on %s", v.Status, v.Cause, v.Node)
+	}
+	if len(r.Legs[0].Hops) != 10 || len(r.Legs[1].Hops) != 10 || r.Kernel != nil && len(r.Kernel.Differs) > 0 {
+		t.Errorf("not the whole way, or not the kernel's:\n%s", text(r))
+	}
 }

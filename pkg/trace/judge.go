@@ -108,10 +108,13 @@ func newPlan(c *Case) plan {
 	p.answers = make([][]forward.Leg, len(p.request))
 	all := intent(c, p.model)
 	for i, l := range p.request {
-		if all.For(l).Arrives(l) {
+		switch meant := all.For(l); {
+		case meant.Arrives(l):
 			p.answers[i] = p.model.Reply(l)
-			p.reply = append(p.reply, p.answers[i]...)
+		case len(c.Targets) > 0:
+			p.answers[i] = p.model.ReplyTranslated(l, meant.Dst.Netns, meant.Dst.IP, c.Flow)
 		}
+		p.reply = append(p.reply, p.answers[i]...)
 	}
 	if len(p.reply) == 0 && !c.To.PodNetns.IsZero() && len(c.Targets) == 0 {
 		p.reply = p.model.ReplyAssumed(c.To.PodNetns, c.Flow)
