@@ -37,6 +37,7 @@ func Main(argv []string, s *Streams) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	context.AfterFunc(ctx, stop)
+	ctx = untilUnread(ctx)
 	argv0, args := argv[0], argv[1:]
 	if called(argv0) == completeName {
 		argv0, args = pluginName, append([]string{cobra.ShellCompRequestCmd}, args...)
@@ -48,6 +49,19 @@ func Main(argv []string, s *Streams) int {
 		return s.fail(err)
 	}
 	return 0
+}
+
+// untilUnread makes of SIGPIPE a cancellation: a reader of the output that goes away (head) must not end the command before
+// it has removed what it made.
+func untilUnread(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	unread := make(chan os.Signal, 1)
+	signal.Notify(unread, syscall.SIGPIPE)
+	go func() {
+		<-unread
+		cancel()
+	}()
+	return ctx
 }
 
 func newRootCmd(s *Streams, argv0 string) *cobra.Command {
