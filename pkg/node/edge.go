@@ -245,6 +245,9 @@ func (e *Edge) IsLost(name string) bool {
 	return e.lost[name] != nil
 }
 
+// InReach reports whether any node is.
+func (e *Edge) InReach() bool { return len(e.reached()) > 0 }
+
 // Sources are the open namespaces of nodes in reach, in the order in which they were wanted.
 func (e *Edge) Sources() (out []Source) {
 	for i, w := range e.wants {

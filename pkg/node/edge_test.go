@@ -362,7 +362,10 @@ func TestEdgeLosesAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.fails, b.fails = map[string]error{"Read": errGone}, map[string]error{"Read": &LostError{Err: errors.New("silence")}}
-	if _, err := e.Read(t.Context(), netfilter.ReadOptions{}); err == nil || err.Error() != "node \"n1\": the agent ended\nnode \"n2\": silence" {
+	if !e.InReach() {
+		t.Error("nobody is in reach before anybody is lost")
+	}
+	if _, err := e.Read(t.Context(), netfilter.ReadOptions{}); err == nil || e.InReach() || err.Error() != "node \"n1\": the agent ended\nnode \"n2\": silence" {
 		t.Errorf("Read = %v", err)
 	}
 }

@@ -218,6 +218,28 @@ func TestAgentLost(t *testing.T) {
 			t.Logf("%s", all)
 		})
 	}
+	t.Run("all killed while it watches", func(t *testing.T) {
+		a := &agents{t: t, inv: inv}
+		o := options(inv, "coffee-1", "coffee-2", "none")
+		o.Dial, o.Timeout = a.dial, time.Minute
+		o.Progress = func(format string, args ...any) {
+			if strings.HasPrefix(format, "watching") {
+				a.mu.Lock()
+				defer a.mu.Unlock()
+				for _, p := range a.procs {
+					_ = p.Kill()
+				}
+			}
+		}
+		begin := time.Now()
+		r, err := trace.Path(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begin); took > 15*time.Second || r.Verdict.Summary != `node "node1": the agent ended; node "node2": the agent ended` {
+			t.Errorf("after %s: %+v", took, r.Verdict)
+		}
+	})
 	t.Run("fault on the node that is not there", func(t *testing.T) {
 		if err := lab.Break(t.Context(), labOptions(), "forward-policy-drop", "node2"); err != nil {
 			t.Fatal(err)
