@@ -210,6 +210,9 @@ func (o *reachOptions) print(s *Streams, t *target, endpoints []string) error {
 // is on this one.
 func (o *reachOptions) fileDialer(inv *inventory.Inventory) node.Dialer {
 	local, ssh := node.Direct(), o.sshDialer(inv)
+	if o.Via == viaLocal {
+		local = localDialer(inv)
+	}
 	return func(ctx context.Context, name string) (node.Node, error) {
 		n := inv.Node(name)
 		if o.Via == viaSSH && n != nil || o.Via == "" && n != nil && n.Via != "" {
@@ -248,11 +251,11 @@ func (o *reachOptions) sshDialer(inv *inventory.Inventory) node.Dialer {
 	}
 }
 
-// localDialer knows one node: this one.
+// localDialer knows one node: this one, and those that the objects say are namespaces of this machine.
 func localDialer(inv *inventory.Inventory) node.Dialer {
 	local := node.Direct()
 	return func(ctx context.Context, name string) (node.Node, error) {
-		if n := inv.Node(name); n != nil && kube.IsHere(n) {
+		if n := inv.Node(name); n != nil && (!n.IsZero() || kube.IsHere(n)) {
 			return local(ctx, name)
 		}
 		return nil, withHint(errors.New("it is not this machine, and --via local goes nowhere else"), "run podtrace on that node, or without --via local")

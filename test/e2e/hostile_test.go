@@ -120,6 +120,9 @@ func TestPluginDryRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if n := strings.Count(string(objects), "privileged: false"); n != 2 {
+		t.Errorf("%d of 2 agents do without privilege:\n%s", n, objects)
+	}
 	apply := kube.Command(t.Context(), "kubectl", "apply", "--dry-run=server", "-f", "-")
 	apply.Stdin = bytes.NewReader(objects)
 	if out, err := apply.CombinedOutput(); err != nil || strings.Count(string(out), "created (server dry run)") != 2 {

@@ -56,15 +56,19 @@ func (u user) command(args ...string) *exec.Cmd {
 // trace runs kubectl podtrace path and reads its report, if it printed one.
 func (u user) trace(t *testing.T, args ...string) result {
 	t.Helper()
-	cmd := u.command(append([]string{"path", "-o", "json"}, args...)...)
+	return outcome(t, u.command(append([]string{"path", "-o", "json"}, args...)...))
+}
+
+// outcome runs a command that prints a report.
+func outcome(t *testing.T, cmd *exec.Cmd) result {
+	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	start := time.Now()
-	err := cmd.Run()
-	r := result{status: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String(), took: time.Since(start)}
-	if cmd.ProcessState == nil {
+	if err := cmd.Run(); cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
+	r := result{status: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String(), took: time.Since(start)}
 	if stdout.Len() > 0 {
 		if err := json.Unmarshal(stdout.Bytes(), &r.report); err != nil {
 			t.Fatalf("%v: %s", err, stdout.String())

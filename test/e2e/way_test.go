@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/podtrace/podtrace/test/e2e/cluster"
+	"github.com/podtrace/podtrace/test/e2e/image"
 )
 
 // frontend is a proxy in front of the API server that refuses some requests, as companies have them.
@@ -215,4 +216,35 @@ func TestPluginSSH(t *testing.T) {
 		})
 	}
 	nothingLeft(t)
+}
+
+// TestOnNode: what docs/kubernetes.md says for somebody who is on a node, or may only debug one. Each sees its node alone,
+// and says so.
+func TestOnNode(t *testing.T) {
+	local := func(args string) result {
+		line := "KUBECONFIG=" + kube.Kubeconfig("admin") + " /opt/e2e/kubectl-podtrace path -o json --via local " + args
+		return outcome(t, kube.Exec(t.Context(), "node1", "sh", "-c", line))
+	}
+	r := local("client web-1")
+	healthy(t, "one node", r.report, r.status)
+	half := func(t *testing.T, r result, other string) {
+		t.Helper()
+		if r.status != 3 || !strings.Contains(r.Verdict.Summary, fmt.Sprintf("node %q: it is not this machine", other)) || !strings.Contains(r.Verdict.Summary, "as far as the others saw") {
+			t.Errorf("exit status %d: %+v: %s", r.status, r.Verdict, r.stderr)
+		}
+	}
+	half(t, local("client web-2"), "node2")
+	for node, other := range map[string]string{"node1": "node2", "node2": "node1"} {
+		t.Run("kubectl debug "+node, func(t *testing.T) {
+			said := kubectl(t, "debug", "node/"+node, "--profile=sysadmin", "--image="+image.Podtrace, "--image-pull-policy=Never", "--", "/podtrace", "agent", "--park", "--first", "5m")
+			pod := strings.Fields(said)[3] // "Creating debugging pod node-debugger-node1-xxxxx with …"
+			defer kubectl(t, "delete", "pod", "--wait=false", pod)
+			kubectl(t, "wait", "--for=condition=Ready", "pod/"+pod, "--timeout=20s")
+			script := "kubectl get nodes,pods,services,endpointslices -A -o yaml | kubectl exec -i " + pod + " -- /podtrace path -f - client web-2 --via local -o json"
+			r := outcome(t, kube.Command(t.Context(), "sh", "-c", script))
+			r.status = 3 // kubectl exec has an exit status of its own
+			half(t, r, other)
+		})
+	}
+	eventually(t, "processes", func() error { return noProcess(t) })
 }
