@@ -260,6 +260,28 @@ func TestAgentLost(t *testing.T) {
 		}
 		t.Log(text(r))
 	})
+	t.Run("the far node drops what belongs to no connection", func(t *testing.T) {
+		rule := func(how string) {
+			t.Helper()
+			argv := []string{"iptables", how, "FORWARD", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP"}
+			if status, err := lab.Exec(context.Background(), labOptions(), "node2", argv, lab.Stdio{Out: t.Output(), Err: t.Output()}); err != nil || status != 0 {
+				t.Fatal(status, err)
+			}
+		}
+		rule("-I")
+		defer rule("-D")
+		for _, p := range []string{"icmp", "tcp:8080"} {
+			o := options(inv, "coffee-1", "coffee-2", p)
+			o.Dial = except((&agents{t: t, inv: inv}).dial, "node1", refused)
+			r, err := trace.Path(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Verdict.Status != report.Inconclusive || len(r.Findings) > 0 {
+				t.Errorf("%s: a drop is claimed that only the question makes:\n%s", p, text(r))
+			}
+		}
+	})
 	t.Run("none there", func(t *testing.T) {
 		o := options(inv, "coffee-1", "coffee-2", "icmp")
 		o.Dial = func(context.Context, string) (node.Node, error) { return nil, refused }
