@@ -410,7 +410,7 @@ func greeting(version string) func(io.Writer, *codec) {
 		if _, err := c.read(); err != nil {
 			return
 		}
-		_ = c.write(frame{kindHello, 0, fmt.Appendf(nil, `{"protocol":1,"version":%q,"boot":"b"}`, version)})
+		_ = c.write(frame{kindHello, 0, fmt.Appendf(nil, `{"protocol":2,"version":%q,"boot":"b"}`, version)})
 	}
 }
 
@@ -420,7 +420,13 @@ func TestGreeting(t *testing.T) {
 		say  func(io.Writer, *codec)
 		want string
 	}{
-		{"other version", greeting("v2"), `the agent is podtrace "v2", and this is v1`},
+		{"other version", greeting("v2"), `the agent is podtrace "v2", and this is "v1"`},
+		{"same version, other protocol", func(w io.Writer, c *codec) {
+			_, _ = io.WriteString(w, preamble)
+			_, _ = c.read()
+			_ = c.write(frame{kindHello, 0, []byte(`{"protocol":1,"version":"v1"}`)})
+		}, `another build of podtrace "v1"`},
+		{"a version without end", greeting(strings.Repeat("x", 1<<16)), `podtrace "` + strings.Repeat("x", maxVersion) + `", and`},
 		{"a shell", func(w io.Writer, _ *codec) { _, _ = io.WriteString(w, strings.Repeat("login incorrect\n", 9000)) }, "no podtrace agent"},
 		{"one endless line", func(w io.Writer, _ *codec) { _, _ = w.Write(bytes.Repeat([]byte("x"), 1<<20)) }, "no podtrace agent"},
 		{"a length beyond all bounds", func(w io.Writer, c *codec) {

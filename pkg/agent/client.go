@@ -39,12 +39,18 @@ const (
 	cancelGrace  = 2 * time.Second  // for the response to a request that was cancelled
 )
 
+// maxVersion bounds what is repeated of a version, in bytes.
+const maxVersion = 64
+
 // VersionError says that the two ends are of different versions.
 type VersionError struct{ Near, Far string }
 
 // Error gives both.
 func (e *VersionError) Error() string {
-	return fmt.Sprintf("the agent is podtrace %s, and this is %s", e.Far, e.Near)
+	if e.Near == e.Far {
+		return fmt.Sprintf("the agent is another build of podtrace %q, which speaks another protocol", e.Near)
+	}
+	return fmt.Sprintf("the agent is podtrace %q, and this is %q", e.Far, e.Near)
 }
 
 // Hint says how to make them one.
@@ -75,6 +81,8 @@ func New(ctx context.Context, stream io.ReadWriteCloser, version string) (*Clien
 		return nil, err
 	}
 	go c.listen()
+	go c.watch()
+	go c.beat()
 	c.machine = node.Machine{Boot: h.Boot}
 	if h.Boot == "" || h.Boot != node.BootID() {
 		if c.machine.Ahead, err = c.measure(ctx); err != nil {
@@ -107,7 +115,7 @@ func (c *Client) greet(version string) (hello, error) {
 		return hello{}, err
 	}
 	if h.Protocol != Protocol || h.Version != version {
-		return hello{}, &VersionError{Near: version, Far: fmt.Sprintf("%.64q", h.Version)}
+		return hello{}, &VersionError{Near: version, Far: h.Version[:min(len(h.Version), maxVersion)]}
 	}
 	return h, nil
 }
@@ -147,7 +155,33 @@ func (c *Client) listen() {
 	}
 }
 
+// beat says that this end is there.
+func (c *Client) beat() {
+	tick := time.NewTicker(aliveEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-c.done:
+			return
+		case <-tick.C:
+			if c.write(frame{kind: kindAlive}) != nil {
+				return // listen says why
+			}
+		}
+	}
+}
+
+// watch ends everything when the far end is silent. It never writes: a write may be what waits.
+func (c *Client) watch() {
+	if err := c.heard.silence(c.done, nearSilence); err != nil {
+		c.fail(err)
+	}
+}
+
 func (c *Client) take(f frame) error {
+	if f.kind == kindAlive {
+		return nil
+	}
 	c.mu.Lock()
 	p := c.pending[f.id]
 	if f.kind != kindPart {

@@ -13,8 +13,12 @@ import (
 const parkPoll = 500 * time.Millisecond
 
 // Park waits, and does nothing: it keeps an agent's pod alive for the sessions that come by exec. It returns when no
-// session has been for a while: first is how long to wait for the first one, next for another. 0 is for ever.
+// session has been for a while: first is how long to wait for the first one, next for another. 0 is for ever. Without
+// a path no session can be seen, and first is all that it waits.
 func Park(ctx context.Context, path string, first, next time.Duration) error {
+	if path == "" {
+		return wait(ctx, first)
+	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("park: %w", err)
@@ -36,6 +40,16 @@ func Park(ctx context.Context, path string, first, next time.Duration) error {
 		case <-tick.C:
 		}
 	}
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	if d > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d)
+		defer cancel()
+	}
+	<-ctx.Done()
+	return nil
 }
 
 // locked reports whether a session holds the file.

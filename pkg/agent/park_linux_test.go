@@ -7,6 +7,19 @@ import (
 	"time"
 )
 
+// TestParkWithoutSessions: where sessions can't be seen, it waits for as long as it was told.
+func TestParkWithoutSessions(t *testing.T) {
+	begin := time.Now()
+	if err := Park(t.Context(), "", 50*time.Millisecond, 0); err != nil || time.Since(begin) < 50*time.Millisecond {
+		t.Errorf("after %s: %v", time.Since(begin), err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := Park(ctx, "", 0, 0); err != nil {
+		t.Errorf("for ever, and cancelled: %v", err)
+	}
+}
+
 // TestPark: a parked agent ends when nobody comes, not while somebody is there, and soon after the last has gone.
 func TestPark(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "session")

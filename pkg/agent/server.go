@@ -38,21 +38,57 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, n node.Node, version s
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	s := &server{
-		codec: c, node: n, slots: make(chan struct{}, maxParallel),
+		codec: c, node: n, slots: make(chan struct{}, maxParallel), alive: make(chan struct{}, 1),
 		running: make(map[uint32]context.CancelFunc), handles: make(map[uint32]ender),
 	}
-	if err := s.greet(version); err != nil {
-		cancel()
-		return err
-	}
-	err = s.loop(ctx)
+	err = s.serve(ctx, version)
 	cancel()
+	if errors.Is(err, errSilent) {
+		s.endAll()
+		return err // without its requests: who writes to nobody waits for ever
+	}
 	s.wg.Wait()
 	s.endAll()
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe) {
 		return nil
 	}
 	return err
+}
+
+// serve greets and takes requests until the stream ends, or is silent.
+func (s *server) serve(ctx context.Context, version string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 2)
+	go func() {
+		err := s.greet(version)
+		if err == nil {
+			err = s.loop(ctx)
+		}
+		ended <- err
+	}()
+	go func() {
+		if err := s.heard.silence(ctx.Done(), farSilence); err != nil {
+			ended <- err
+		}
+	}()
+	go s.answer(ctx)
+	return <-ended
+}
+
+// answer tells the near end that this one is there. It is not the loop that does: a slow stream must not keep that from
+// hearing.
+func (s *server) answer(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.alive:
+			if s.write(frame{kind: kindAlive}) != nil {
+				return
+			}
+		}
+	}
 }
 
 // ender is something that goes on, and how it ends.
@@ -65,6 +101,7 @@ type server struct {
 	*codec
 	node  node.Node
 	slots chan struct{}
+	alive chan struct{} // an answer is due
 	wg    sync.WaitGroup
 
 	mu      sync.Mutex
@@ -110,6 +147,11 @@ func (s *server) loop(ctx context.Context) error {
 				end()
 			}
 			s.mu.Unlock()
+		case kindAlive:
+			select {
+			case s.alive <- struct{}{}:
+			default: // one is due already
+			}
 		case kindRequest:
 			s.slots <- struct{}{}
 			if err := s.start(ctx, f); err != nil {
@@ -184,6 +226,8 @@ func (s *server) forget(id uint32) {
 }
 
 func (s *server) endAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, h := range s.handles {
 		h.end()
 	}

@@ -57,7 +57,7 @@ func (p *Process) Close() error {
 		defer timer.Stop()
 		err := p.cmd.Wait()
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
-			p.end = fmt.Errorf("%s: %s", p.cmd.Args[0], p.said.last(exit.Error()))
+			p.end = fmt.Errorf("%s: %s", p.cmd.Args[0], strings.TrimPrefix(p.said.last(exit.Error()), p.cmd.Args[0]+": "))
 		}
 	})
 	return p.end

@@ -24,7 +24,7 @@ import (
 )
 
 // Protocol is the version of the protocol. The two ends have to agree.
-const Protocol = 1
+const Protocol = 2
 
 // preamble is what the far end says first.
 const preamble = "podtrace-agent ready\n"
@@ -48,6 +48,7 @@ const (
 	kindPart                     // of a response that is to come
 	kindResponse                 // ends a request
 	kindError                    // ends a request
+	kindAlive                    // to the far end, which answers with the same
 
 	compressed kind = 0x80 // with the payload as one zstd frame
 )
@@ -64,9 +65,10 @@ type frame struct {
 
 // codec reads and writes frames. One goroutine reads; any may write.
 type codec struct {
-	r    *bufio.Reader
-	most int // bytes of a payload that is read
-	dec  *zstd.Decoder
+	heard *hearing
+	r     *bufio.Reader
+	most  int // bytes of a payload that is read
+	dec   *zstd.Decoder
 
 	mu  sync.Mutex
 	w   io.Writer
@@ -85,7 +87,8 @@ func newCodec(r io.Reader, w io.Writer, most int) (*codec, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &codec{r: bufio.NewReaderSize(r, 64<<10), w: w, most: most, dec: dec, enc: enc}, nil
+	h := &hearing{r: r}
+	return &codec{heard: h, r: bufio.NewReaderSize(h, 64<<10), w: w, most: most, dec: dec, enc: enc}, nil
 }
 
 // errTooBig is a length that no honest end sends.

@@ -56,8 +56,18 @@ func runCleanup(ctx context.Context, o *cleanupOptions) error {
 		namespace = ""
 	}
 	removed, err := kube.Cleanup(ctx, cluster.Client, namespace)
+	if err == nil && len(removed) == 0 {
+		fmt.Fprintf(o.streams.Err, "podtrace: no agent pod %s\n", where(namespace))
+	}
 	for _, name := range removed {
 		fmt.Fprintf(o.streams.Out, "pod %s removed\n", report.Clean(name))
 	}
 	return err
+}
+
+func where(namespace string) string {
+	if namespace == "" {
+		return "on the cluster"
+	}
+	return fmt.Sprintf("in namespace %q", namespace)
 }

@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 
 	"github.com/podtrace/podtrace/pkg/report"
 )
 
 // exitTool is the usage or tool error's exit status; those of a verdict are report.ExitCode's.
 const exitTool = 2
+
+// exitPipe is the exit status of a command whose reader is gone, as a shell gives it of one that SIGPIPE ended.
+const exitPipe = 128 + int(syscall.SIGPIPE)
 
 // hinter is an error that knows what to do next. Any package's error may be one.
 type hinter interface{ Hint() string }
@@ -49,7 +53,12 @@ func (s *Streams) fail(err error) int {
 		return int(status)
 	}
 	msg := report.Clean(oneLine(err.Error()))
-	if errors.Is(err, context.Canceled) {
+	switch {
+	case errors.Is(err, syscall.EPIPE):
+		return exitPipe // who reads no more wants no message either
+	case err.Error() == context.Canceled.Error():
+		msg = "interrupted"
+	case errors.Is(err, context.Canceled):
 		msg = "interrupted: " + msg
 	}
 	fmt.Fprintf(s.Err, "podtrace: error: %s\n", msg)

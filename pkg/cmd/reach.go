@@ -44,6 +44,11 @@ const (
 	viaLocal = "local" // this machine alone
 )
 
+var (
+	vias         = []string{viaPods, viaSSH, viaLocal}
+	pullPolicies = []string{"Always", "IfNotPresent", "Never"}
+)
+
 // defaultAgentNamespace exists everywhere, and takes privileged pods nearly everywhere.
 const defaultAgentNamespace = "kube-system"
 
@@ -63,7 +68,10 @@ func (o *reachOptions) addFlags(c *cobra.Command) {
 	f.BoolVar(&o.Keep, "keep", false, "leave the agents for the next command; they end by themselves, and podtrace cleanup removes them")
 	f.BoolVar(&o.DryRun, "dry-run", false, "print the agents' objects and do nothing")
 	c.ValidArgsFunction = o.completeArgs
-	_ = c.RegisterFlagCompletionFunc("namespace", o.completeNamespaces) // fails for a flag that is not there alone
+	for flag, values := range map[string][]cobra.Completion{"via": vias, "image-pull-policy": pullPolicies} {
+		_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) // fails for a flag that is not there alone
+	}
+	_ = c.RegisterFlagCompletionFunc("namespace", o.completeNamespaces)
 	_ = c.RegisterFlagCompletionFunc("agent-namespace", o.completeNamespaces)
 }
 
@@ -84,10 +92,12 @@ func defaultImage(version string) string {
 
 func (o *reachOptions) check(c *cobra.Command) error {
 	switch {
-	case !slices.Contains([]string{"", viaPods, viaSSH, viaLocal}, o.Via):
+	case o.Via != "" && !slices.Contains(vias, o.Via):
 		return usageErrorf(c.CommandPath(), "flag --via: %q is none of pods, ssh, local", o.Via)
-	case !slices.Contains([]string{"", "Always", "IfNotPresent", "Never"}, o.PullPolicy):
+	case o.PullPolicy != "" && !slices.Contains(pullPolicies, o.PullPolicy):
 		return usageErrorf(c.CommandPath(), "flag --image-pull-policy: %q is none of Always, IfNotPresent, Never", o.PullPolicy)
+	case o.Image == "":
+		return usageErrorf(c.CommandPath(), "flag --image: it is empty")
 	case o.AgentTimeout <= 0:
 		return usageErrorf(c.CommandPath(), "flag --agent-timeout: %s is not positive", o.AgentTimeout)
 	case o.Via == viaPods && o.Filename != "":
@@ -200,6 +210,9 @@ func (o *reachOptions) print(s *Streams, t *target, endpoints []string) error {
 // is on this one.
 func (o *reachOptions) fileDialer(inv *inventory.Inventory) node.Dialer {
 	local, ssh := node.Direct(), o.sshDialer(inv)
+	if o.Via == viaLocal {
+		local = localDialer(inv)
+	}
 	return func(ctx context.Context, name string) (node.Node, error) {
 		n := inv.Node(name)
 		if o.Via == viaSSH && n != nil || o.Via == "" && n != nil && n.Via != "" {
@@ -230,18 +243,22 @@ func (o *reachOptions) sshDialer(inv *inventory.Inventory) node.Dialer {
 		if err != nil {
 			return nil, err
 		}
-		return agent.Dial(ctx, Version(), argv...)
+		c, err := agent.Dial(ctx, Version(), argv...)
+		if err != nil {
+			return nil, withHint(err, "try by hand: "+strings.Join(argv, " ")+"\nit has to work without a question and to start podtrace of this version with root's rights; --remote-command says how")
+		}
+		return c, nil
 	}
 }
 
-// localDialer knows one node: this one.
+// localDialer knows one node: this one, and those that the objects say are namespaces of this machine.
 func localDialer(inv *inventory.Inventory) node.Dialer {
 	local := node.Direct()
 	return func(ctx context.Context, name string) (node.Node, error) {
-		if n := inv.Node(name); n != nil && kube.IsHere(n) {
+		if n := inv.Node(name); n != nil && (!n.IsZero() || kube.IsHere(n)) {
 			return local(ctx, name)
 		}
-		return nil, errors.New("is not this machine, and --via local goes nowhere else")
+		return nil, withHint(errors.New("it is not this machine, and --via local goes nowhere else"), "run podtrace on that node, or without --via local")
 	}
 }
 

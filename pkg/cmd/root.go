@@ -37,6 +37,7 @@ func Main(argv []string, s *Streams) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	context.AfterFunc(ctx, stop)
+	outliveReader()
 	argv0, args := argv[0], argv[1:]
 	if called(argv0) == completeName {
 		argv0, args = pluginName, append([]string{cobra.ShellCompRequestCmd}, args...)
@@ -49,6 +50,10 @@ func Main(argv []string, s *Streams) int {
 	}
 	return 0
 }
+
+// outliveReader lets the command go on when the reader of its output goes away (head): writes fail, and are no end of it
+// before it has removed what it made. The signal itself says nothing: broken sockets give it too.
+func outliveReader() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
 
 func newRootCmd(s *Streams, argv0 string) *cobra.Command {
 	root := &cobra.Command{

@@ -1,8 +1,11 @@
 package cmd
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"syscall"
 	"testing"
 )
 
@@ -53,6 +56,9 @@ func TestFail(t *testing.T) {
 		{"the inner hint stays", withHint(withHint(errors.New("boom"), "inner"), "outer"), 2, "podtrace: error: boom\npodtrace: hint: inner\n"},
 		{"one line", errors.Join(errors.New("one"), errors.New("two")), 2, "podtrace: error: one two\n"},
 		{"status", statusError(3), 3, ""},
+		{"interrupted", context.Canceled, 2, "podtrace: error: interrupted\n"},
+		{"interrupted in the middle", fmt.Errorf("lab up: %w", context.Canceled), 2, "podtrace: error: interrupted: lab up: context canceled\n"},
+		{"nobody reads any more", fmt.Errorf("write report: %w", &fs.PathError{Op: "write", Path: "|1", Err: syscall.EPIPE}), 141, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -164,6 +164,9 @@ func runWatch(ctx context.Context, o *watchOptions) error {
 	if rec == nil {
 		return err
 	}
+	if err != nil && rec.Packets == 0 {
+		return err
+	}
 	fmt.Fprintf(o.streams.Err, "podtrace: %s\n", extentOf(rec))
 	switch {
 	case err != nil:

@@ -67,6 +67,9 @@ func (e Endpoint) portSuffix() string {
 	return ":" + strconv.Itoa(int(e.Port))
 }
 
+// readyPod is the kind of what a deployment does not have.
+const readyPod = "ready pod of deployment"
+
 // NotFoundError says that there is no object of that name.
 type NotFoundError struct {
 	Arg       string // as it was given
@@ -87,6 +90,9 @@ func (e *NotFoundError) Error() string {
 func (e *NotFoundError) Hint() string {
 	if len(e.Close) > 0 {
 		return "did you mean " + strings.Join(e.Close, ", ") + "?"
+	}
+	if e.Kind == readyPod {
+		return "kubectl get pods shows what they wait for; a pod that is not ready can be named itself"
 	}
 	return "an endpoint is " + forms + "; -n gives the namespace"
 }
@@ -374,7 +380,7 @@ func (inv *Inventory) lookupDeployment(name, namespace string) (Endpoint, error)
 		slices.Sort(names)
 		names = slices.DeleteFunc(slices.Compact(names), func(s string) bool { return s == name })
 		return Endpoint{}, &NotFoundError{
-			Arg: name, Kind: "ready pod of deployment", Namespace: namespace, Close: prefixed("deploy/", closest(name, names)),
+			Arg: name, Kind: readyPod, Namespace: namespace, Close: prefixed("deploy/", closest(name, names)),
 		}
 	}
 	e := inv.podEndpoint(slices.MinFunc(pods, func(a, b *Pod) int { return strings.Compare(a.Name, b.Name) }))

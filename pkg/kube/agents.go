@@ -116,7 +116,7 @@ func (o *Options) Objects(nodes []string) *corev1.PodList {
 // Dial gives the agent of a node: one that was kept, or a new one. It is a node.Dialer.
 func (a *Agents) Dial(ctx context.Context, name string) (node.Node, error) {
 	if why := a.NotReady[name]; why != "" {
-		return nil, &Error{Msg: "is not ready, so no agent was sent there (" + why + ")", hint: "kubectl describe node " + name}
+		return nil, &Error{Msg: "it is not ready, so no agent was sent there (" + why + ")", hint: "kubectl describe node " + name}
 	}
 	a.mu.Lock()
 	pod := a.kept[name]
@@ -184,8 +184,13 @@ func (a *Agents) refused(err error, pod string) error {
 			Msg: fmt.Sprintf("there is no namespace %q for agents", a.Namespace), Err: err,
 			hint: "kubectl apply -f deploy/podtrace.yaml makes it; --agent-namespace names another",
 		}
+	case apierrors.IsInvalid(err):
+		return &Error{
+			Msg: "the agent's pod is not valid: " + strings.ReplaceAll(text, fmt.Sprintf("Pod %q is invalid: ", pod), ""), Err: err,
+			hint: "do --image, --image-pull-secret and --agent-namespace say what they should? --dry-run shows the pod",
+		}
 	default:
-		return fmt.Errorf("start an agent: %w", err)
+		return explain(fmt.Errorf("start an agent: %w", err))
 	}
 }
 
@@ -250,6 +255,9 @@ func (a *Agents) read(ctx context.Context, events <-chan watch.Event, pod **core
 }
 
 func (a *Agents) late(ctx context.Context, pod *corev1.Pod) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err() // by the user
+	}
 	return &Error{
 		Msg:  fmt.Sprintf("no agent runs there (%v); the pod is %s%s", context.Cause(ctx), strings.ToLower(string(pod.Status.Phase)), waiting(pod)),
 		Err:  ctx.Err(),
@@ -268,7 +276,7 @@ func (a *Agents) state(p *corev1.Pod) error {
 	case corev1.PodSucceeded, corev1.PodFailed:
 		return &Error{
 			Msg:  strings.TrimRight(fmt.Sprintf("the agent's pod ended: %s %s%s", ended(p), p.Status.Message, exited(p)), " "),
-			hint: "kubectl describe node " + p.Spec.NodeName + " shows whether the node takes pods",
+			hint: fmt.Sprintf("is --image %s one of podtrace %s? kubectl describe node %s shows whether the node takes pods", a.Image, a.Version, p.Spec.NodeName),
 		}
 	case corev1.PodRunning:
 		return errRuns
@@ -300,12 +308,29 @@ func (a *Agents) connect(ctx context.Context, pod string) (node.Node, error) {
 	}
 	c, err := agent.New(ctx, s, a.Version)
 	if err != nil {
-		return nil, fmt.Errorf("agent pod %s/%s: %w", a.Namespace, pod, err)
+		return nil, a.speechless(ctx, err)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.conns = append(a.conns, c)
 	return c, nil
+}
+
+// speechless says what to do about an agent that runs and can't be talked to. The pod's name is left out, as in refused.
+func (a *Agents) speechless(ctx context.Context, err error) error {
+	var known interface{ Hint() string }
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return ctx.Err() // by the user
+	case errors.As(err, &known):
+		return err
+	default:
+		return &Error{
+			Msg: "the agent runs, and no session with it can be opened: " + err.Error(), Err: err,
+			hint: "kubectl exec has to work on the way there: a proxy may refuse it (kubectl proxy does, unless told otherwise), and so may a policy\n" +
+				"without agents: --via ssh, or on a node: kubectl debug node/NODE (see docs/kubernetes.md)",
+		}
+	}
 }
 
 // closeTimeout bounds the deletion: the command was interrupted, or its connection is gone.

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,10 +47,14 @@ func traceable(p *corev1.Pod) error {
 			Msg:  fmt.Sprintf("pod %q is pending, not scheduled to a node yet%s", key, unscheduled(p)),
 			hint: "kubectl describe pod shows why no node takes it",
 		}
-	case p.Status.Phase == corev1.PodPending && !p.Spec.HostNetwork && p.Status.PodIP == "":
+	case p.Status.Phase == corev1.PodPending && !p.Spec.HostNetwork:
+		address := ""
+		if p.Status.PodIP == "" {
+			address = " and has no address yet"
+		}
 		return &Error{
-			Msg:  fmt.Sprintf("pod %q is pending on node %q and has no address yet%s", key, p.Spec.NodeName, waiting(p)),
-			hint: "kubectl describe pod shows what it waits for: the network plugin gives the address",
+			Msg:  fmt.Sprintf("pod %q is pending on node %q%s%s", key, p.Spec.NodeName, address, waiting(p)),
+			hint: "kubectl describe pod shows what it waits for: the network plugin gives the address, and an image has to be there",
 		}
 	}
 	return nil
@@ -134,6 +139,8 @@ func explain(err error) error {
 	switch {
 	case err == nil, errors.As(err, &known):
 		return err
+	case errors.Is(err, context.Canceled):
+		return context.Canceled // by the user: nobody refused anything
 	case apierrors.IsForbidden(err):
 		return &Error{
 			Msg: "the API server refuses: " + err.Error(), Err: err,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -137,22 +138,32 @@ func (e *Edge) reach(ctx context.Context, wants []resolve.Want) error {
 		}
 		e.join(name, nodes[i])
 	}
-	if len(e.members) == 0 && len(names) > 0 || ctx.Err() != nil {
-		return once(append(errs, ctx.Err()))
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case len(e.members) == 0 && len(names) > 0:
+		return together(names, errs)
 	}
 	return nil
 }
 
-// once joins errors and says each thing once: all nodes may be refused alike.
-func once(errs []error) error {
-	said := make(map[string]bool)
-	return errors.Join(slices.DeleteFunc(errs, func(err error) bool {
-		if err == nil || said[err.Error()] {
-			return true
+// together joins errors of nodes and says each thing once: all nodes may be refused alike.
+func together(names []string, errs []error) error {
+	var texts []string
+	of := make(map[string][]string) // nodes, by what is wrong with them
+	first := make(map[string]error)
+	for i, err := range errs {
+		text := err.Error()
+		if first[text] == nil {
+			texts, first[text] = append(texts, text), err
 		}
-		said[err.Error()] = true
-		return false
-	})...)
+		of[text] = append(of[text], fmt.Sprintf("node %q", names[i]))
+	}
+	var out []error
+	for _, text := range texts {
+		out = append(out, fmt.Errorf("%s: %w", strings.Join(of[text], ", "), first[text]))
+	}
+	return errors.Join(out...)
 }
 
 // join adds a node. Machines are numbered in the order in which they are met, so that all namespaces of one kernel
@@ -233,6 +244,9 @@ func (e *Edge) IsLost(name string) bool {
 	defer e.mu.Unlock()
 	return e.lost[name] != nil
 }
+
+// InReach reports whether any node is.
+func (e *Edge) InReach() bool { return len(e.reached()) > 0 }
 
 // Sources are the open namespaces of nodes in reach, in the order in which they were wanted.
 func (e *Edge) Sources() (out []Source) {

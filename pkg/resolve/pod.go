@@ -124,25 +124,43 @@ func inPod(root string, pid int, uid string) bool {
 	return err == nil && cgroupHas(text, uid)
 }
 
-// cgroupHas looks for a pod in a /proc/PID/cgroup file (cgroups(7)), lines of "ID:CONTROLLERS:PATH". The name of a
-// pod's cgroup is "podUID" with the cgroupfs driver, and "kubepods[-QOS]-podUID.slice" with systemd's, where
-// the dashes of the UID are underscores. Seen from a cgroup namespace the path begins with "/..".
+// cgroupHas looks for a pod in a /proc/PID/cgroup file (cgroups(7)), lines of "ID:CONTROLLERS:PATH".
 func cgroupHas(text, uid string) bool {
-	under := strings.ReplaceAll(uid, "-", "_")
 	for line := range strings.Lines(text) {
 		_, rest, ok := strings.Cut(strings.TrimSpace(line), ":")
 		_, path, ok2 := strings.Cut(rest, ":")
-		if !ok || !ok2 {
-			continue
-		}
-		for part := range strings.SplitSeq(path, "/") {
-			slice, isSlice := strings.CutSuffix(part, ".slice")
-			if part == "pod"+uid || isSlice && (slice == "pod"+under || strings.HasSuffix(slice, "-pod"+under)) {
-				return true
-			}
+		if ok && ok2 && podOf(path) == uid {
+			return true
 		}
 	}
 	return false
+}
+
+// podOf gives the UID of the pod that a cgroup belongs to, "" where it is none's. Seen from a cgroup namespace the path
+// begins with "/..". The kubelet's part of it comes first: what a pod makes inside of its own cgroup, and names like
+// another pod's, does not count.
+func podOf(path string) string {
+	for part := range strings.SplitSeq(path, "/") {
+		if uid, ok := podCgroup(part); ok && plausibleUID(uid) {
+			return uid
+		}
+	}
+	return ""
+}
+
+// podCgroup takes the UID out of the name of a pod's cgroup: "podUID" with the kubelet's cgroupfs driver, and
+// "[PARENT-]kubepods[-QOS]-podUID.slice" with systemd's, where the dashes of the UID are underscores. Behind the latter
+// stands ":RUNTIME:CONTAINER" where the kubelet uses systemd and the runtime does not: it takes for a folder what was
+// meant for systemd.
+func podCgroup(name string) (uid string, ok bool) {
+	name, _, _ = strings.Cut(name, ":")
+	slice, isSlice := strings.CutSuffix(name, ".slice")
+	if !isSlice {
+		return strings.CutPrefix(name, "pod")
+	}
+	i := strings.LastIndex(slice, "-")
+	uid, ok = strings.CutPrefix(slice[i+1:], "pod")
+	return strings.ReplaceAll(uid, "_", "-"), ok
 }
 
 // readSome reads the beginning of a file.

@@ -218,6 +218,28 @@ func TestAgentLost(t *testing.T) {
 			t.Logf("%s", all)
 		})
 	}
+	t.Run("all killed while it watches", func(t *testing.T) {
+		a := &agents{t: t, inv: inv}
+		o := options(inv, "coffee-1", "coffee-2", "none")
+		o.Dial, o.Timeout = a.dial, time.Minute
+		o.Progress = func(format string, args ...any) {
+			if strings.HasPrefix(format, "watching") {
+				a.mu.Lock()
+				defer a.mu.Unlock()
+				for _, p := range a.procs {
+					_ = p.Kill()
+				}
+			}
+		}
+		begin := time.Now()
+		r, err := trace.Path(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begin); took > 15*time.Second || r.Verdict.Summary != `node "node1": the agent ended; node "node2": the agent ended` {
+			t.Errorf("after %s: %+v", took, r.Verdict)
+		}
+	})
 	t.Run("fault on the node that is not there", func(t *testing.T) {
 		if err := lab.Break(t.Context(), labOptions(), "forward-policy-drop", "node2"); err != nil {
 			t.Fatal(err)
@@ -237,6 +259,28 @@ func TestAgentLost(t *testing.T) {
 			t.Errorf("what nobody saw is claimed:\n%s", text(r))
 		}
 		t.Log(text(r))
+	})
+	t.Run("the far node drops what belongs to no connection", func(t *testing.T) {
+		rule := func(how string) {
+			t.Helper()
+			argv := []string{"iptables", how, "FORWARD", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP"}
+			if status, err := lab.Exec(context.Background(), labOptions(), "node2", argv, lab.Stdio{Out: t.Output(), Err: t.Output()}); err != nil || status != 0 {
+				t.Fatal(status, err)
+			}
+		}
+		rule("-I")
+		defer rule("-D")
+		for _, p := range []string{"icmp", "tcp:8080"} {
+			o := options(inv, "coffee-1", "coffee-2", p)
+			o.Dial = except((&agents{t: t, inv: inv}).dial, "node1", refused)
+			r, err := trace.Path(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Verdict.Status != report.Inconclusive || len(r.Findings) > 0 {
+				t.Errorf("%s: a drop is claimed that only the question makes:\n%s", p, text(r))
+			}
+		}
 	})
 	t.Run("none there", func(t *testing.T) {
 		o := options(inv, "coffee-1", "coffee-2", "icmp")

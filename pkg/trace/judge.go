@@ -422,9 +422,21 @@ func withLost(c *Case, v diagnose.Verdict) diagnose.Verdict {
 		if v.Status == diagnose.Inconclusive && c.Sent.Answered > 0 && c.Sent.Answered == c.Sent.Sent {
 			v.Summary = fmt.Sprintf("all of %d probes were answered", c.Sent.Sent)
 		}
-		v.Status, v.Summary = diagnose.Inconclusive, strings.Join(c.Lost, "; ")+"; as far as the others saw: "+v.Summary
+		seen := "; as far as the others saw: " + v.Summary
+		if allLost(c) {
+			seen = ""
+		}
+		v.Status, v.Summary = diagnose.Inconclusive, strings.Join(c.Lost, "; ")+seen
 	}
 	return v
+}
+
+// allLost reports whether none of the nodes whose tables there are was in reach to the end.
+func allLost(c *Case) bool {
+	return !slices.ContainsFunc(c.Snapshot.Netns, func(n *tables.Netns) bool {
+		prefix := fmt.Sprintf("node %q: ", n.Node)
+		return !slices.ContainsFunc(c.Lost, func(l string) bool { return strings.HasPrefix(l, prefix) })
+	})
 }
 
 func incomplete(c *Case) []string {

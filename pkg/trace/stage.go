@@ -119,7 +119,7 @@ func (st *stage) observe(ctx context.Context, pr node.Prober) error {
 		return err
 	}
 	st.o.say("armed in %s", ses.ArmDuration().Round(10*time.Microsecond))
-	st.send(ctx, pr)
+	st.send(ctx, ses, pr)
 	if pr != nil {
 		quiesce(ctx, ses)
 	}
@@ -243,16 +243,29 @@ func captureConfig(o *Options, taps []node.Tap) node.CaptureConfig {
 // fullSnapLen keeps any frame whole, super-packets included.
 const fullSnapLen = 262144
 
+// watch waits while others send, as long as any node is in reach.
+func (st *stage) watch(ctx context.Context, ses *node.Taps) {
+	ctx, cancel := context.WithTimeout(ctx, st.timeout)
+	defer cancel()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for st.edge.InReach() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			ses.Idle(ctx) // a node that is gone does not answer
+		}
+	}
+}
+
 // send runs the probe, or waits while others send.
-func (st *stage) send(ctx context.Context, pr node.Prober) {
+func (st *stage) send(ctx context.Context, ses *node.Taps, pr node.Prober) {
 	if pr == nil {
 		st.o.say("watching for %s", st.timeout)
 		st.c.Sent.Watching = true
 		st.c.Probe = &report.Probe{Protocol: probe.None}
-		select {
-		case <-ctx.Done():
-		case <-time.After(st.timeout):
-		}
+		st.watch(ctx, ses)
 		return
 	}
 	st.o.say("sending %d %s probes", st.count, st.spec)

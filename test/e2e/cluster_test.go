@@ -30,8 +30,8 @@ func TestCluster(t *testing.T) {
 	if err := json.Unmarshal([]byte(kubectl(t, "get", "nodes", "-o", "json")), &nodes); err != nil {
 		t.Fatal(err)
 	}
-	if len(nodes.Items) != 2 {
-		t.Fatalf("%d nodes, want 2", len(nodes.Items))
+	if len(nodes.Items) != len(kube.Nodes) {
+		t.Fatalf("%d nodes, want %d", len(nodes.Items), len(kube.Nodes))
 	}
 	for _, n := range nodes.Items {
 		if n.Metadata.Annotations["flannel.alpha.coreos.com/backend-type"] != "vxlan" || n.Spec.PodCIDR == "" {

@@ -1,13 +1,16 @@
 // Package e2e is the suite that runs podtrace on a real cluster, which it brings up and takes down.
 //
-// With E2E_KEEP set it takes the cluster that is up already, and leaves it.
+// With E2E_KEEP set it takes the cluster that is up already, and leaves it. E2E_NODES says how many nodes to bring up, 2 if
+// it does not.
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -68,8 +71,12 @@ func bringUp(ctx context.Context) (err error) {
 	if err := cluster.Down(cluster.DefaultDir); err != nil {
 		return err
 	}
+	nodes, err := strconv.Atoi(cmp.Or(os.Getenv("E2E_NODES"), "2"))
+	if err != nil || nodes < 2 {
+		return fmt.Errorf("E2E_NODES: want 2 or more nodes: %w", err)
+	}
 	kube, err = cluster.Up(ctx, cluster.Config{
-		Dir: cluster.DefaultDir, Bin: bin, Images: image.Archives, Nodes: 2, Proxy: "iptables", Wait: 2 * time.Minute,
+		Dir: cluster.DefaultDir, Bin: bin, Images: image.Archives, Nodes: nodes, Proxy: "iptables", Wait: 2 * time.Minute,
 	})
 	if err != nil {
 		return err
@@ -83,6 +90,7 @@ func apply(ctx context.Context, file string) error {
 	for _, args := range [][]string{
 		{"apply", "-f", file},
 		{"wait", "--for=condition=Available", "deployments", "--all", "--timeout=60s"},
+		{"rollout", "status", "daemonset/every", "--timeout=60s"},
 		{"wait", "--for=condition=Ready", "pods", "--all", "--timeout=60s"},
 	} {
 		if out, err := kube.Command(ctx, append([]string{"kubectl"}, args...)...).CombinedOutput(); err != nil {
@@ -115,8 +123,13 @@ func onNode(t *testing.T, machine, command string) string {
 // eventually tries until f is content.
 func eventually(t *testing.T, what string, f func() error) {
 	t.Helper()
+	eventuallyIn(t, 30*time.Second, what, f)
+}
+
+func eventuallyIn(t *testing.T, most time.Duration, what string, f func() error) {
+	t.Helper()
 	var err error
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(most); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
 		if err = f(); err == nil {
 			return
 		}

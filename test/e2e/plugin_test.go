@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -18,8 +18,10 @@ import (
 
 // user is somebody who runs kubectl podtrace from outside of the nodes.
 type user struct {
-	name string
-	args []string // that this user always gives
+	name   string
+	args   []string // that this user always gives
+	config string   // a kubeconfig of another than the user's own
+	path   string   // of a folder with programs that come first
 }
 
 var (
@@ -35,30 +37,38 @@ type result struct {
 	took           time.Duration
 }
 
-// start prepares kubectl podtrace with the image that was made on the spot.
+// command prepares kubectl podtrace with the image that was made on the spot.
 func (u user) command(args ...string) *exec.Cmd {
 	line := append([]string{"kubectl", "podtrace"}, args...)
 	line = append(line, u.args...)
-	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--image=") }) && args[0] == "path" {
+	agents := args[0] == "path" && !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--image=") || strings.HasPrefix(a, "--via=") })
+	if agents {
 		line = append(line, "--image="+image.Podtrace, "--image-pull-policy=Never")
 	}
 	cmd := kube.Command(context.Background(), line...)
-	cmd.Env = append(cmd.Env, "KUBECONFIG="+kube.Kubeconfig(u.name))
+	cmd.Env = append(cmd.Env, "KUBECONFIG="+cmp.Or(u.config, kube.Kubeconfig(u.name)))
+	if u.path != "" {
+		cmd.Env = append(cmd.Env, "PATH="+u.path+":"+kube.Bin+":"+os.Getenv("PATH"))
+	}
 	return cmd
 }
 
-// path runs kubectl podtrace path and reads its report, if it printed one.
-func (u user) path(t *testing.T, args ...string) result {
+// trace runs kubectl podtrace path and reads its report, if it printed one.
+func (u user) trace(t *testing.T, args ...string) result {
 	t.Helper()
-	cmd := u.command(append([]string{"path", "-o", "json"}, args...)...)
+	return outcome(t, u.command(append([]string{"path", "-o", "json"}, args...)...))
+}
+
+// outcome runs a command that prints a report.
+func outcome(t *testing.T, cmd *exec.Cmd) result {
+	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	start := time.Now()
-	err := cmd.Run()
-	r := result{status: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String(), took: time.Since(start)}
-	if cmd.ProcessState == nil {
+	if err := cmd.Run(); cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
+	r := result{status: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String(), took: time.Since(start)}
 	if stdout.Len() > 0 {
 		if err := json.Unmarshal(stdout.Bytes(), &r.report); err != nil {
 			t.Fatalf("%v: %s", err, stdout.String())
@@ -111,11 +121,11 @@ func TestPluginHealthy(t *testing.T) {
 	enroll(t)
 	for _, u := range []user{admin, tracer} {
 		for _, args := range []string{
-			"client web-2", "client web-1", "client deploy/shop", "client svc/web", "client svc/web-udp:53", "client svc/headless",
-			"client node/node2:30080", "client node/node2:9090", "client web-2 --probe tcp:8080",
+			"client web-2", "client web-1", "client deploy/shop", "deploy/shop web-1", "client svc/web", "client svc/web-local",
+			"client svc/web-udp:53", "client svc/headless", "client node/node2:30080", "client node/node2:9090", "client web-2 --probe tcp:8080",
 		} {
 			t.Run(u.name+" "+args, func(t *testing.T) {
-				r := u.path(t, strings.Fields(args)...)
+				r := u.trace(t, strings.Fields(args)...)
 				healthy(t, r.stderr, r.report, r.status)
 				if r.stderr != "" {
 					t.Errorf("beside the report it says %q", r.stderr)
@@ -127,13 +137,41 @@ func TestPluginHealthy(t *testing.T) {
 	nothingLeft(t)
 }
 
+// TestPluginEveryNode traces from each node to each other, and looks that no further one is touched.
+func TestPluginEveryNode(t *testing.T) {
+	on := map[string]string{} // pods, by node
+	const path = "jsonpath={range .items[*]}{.spec.nodeName} {.metadata.name}{\"\\n\"}{end}"
+	for line := range strings.Lines(kubectl(t, "get", "pods", "-l", "app=every", "-o", path)) {
+		node, pod, _ := strings.Cut(strings.TrimSpace(line), " ")
+		on[node] = pod
+	}
+	for _, a := range kube.Nodes {
+		for _, b := range kube.Nodes {
+			if a == b {
+				continue
+			}
+			t.Run(a+" "+b, func(t *testing.T) {
+				r := admin.trace(t, on[a], on[b], "-v")
+				healthy(t, r.stderr, r.report, r.status)
+				if n := strings.Count(r.stderr, "starting an agent"); n != 2 || !strings.Contains(r.stderr, a) || !strings.Contains(r.stderr, b) {
+					t.Errorf("%d agents: %s", n, r.stderr)
+				}
+			})
+		}
+	}
+	nothingLeft(t)
+}
+
 func TestPluginFaults(t *testing.T) {
 	setProxyMode(t, "iptables")
+	enroll(t)
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
 			f.put(t)
-			r := admin.path(t, strings.Fields(f.path)...)
-			f.found(t, r.report, r.status)
+			for _, u := range []user{admin, tracer} {
+				r := u.trace(t, strings.Fields(f.path)...)
+				f.found(t, r.report, r.status)
+			}
 		})
 	}
 	nothingLeft(t)
@@ -144,7 +182,7 @@ func TestPluginTime(t *testing.T) {
 	best := func(args ...string) time.Duration {
 		took := time.Hour
 		for range 3 {
-			r := admin.path(t, append([]string{"client", "web-2"}, args...)...)
+			r := admin.trace(t, append([]string{"client", "web-2"}, args...)...)
 			healthy(t, r.stderr, r.report, r.status)
 			took = min(took, r.took)
 		}
@@ -161,104 +199,6 @@ func TestPluginTime(t *testing.T) {
 	}
 	if out, err := admin.command("cleanup").CombinedOutput(); err != nil {
 		t.Errorf("cleanup: %v: %s", err, out)
-	}
-	nothingLeft(t)
-}
-
-// watching starts a run that watches for long, and returns when its agents run.
-func watching(t *testing.T, out *bytes.Buffer) *exec.Cmd {
-	t.Helper()
-	cmd := admin.command("path", "client", "web-2", "--probe=none", "--timeout=20s", "-v")
-	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "agents", func() error {
-		running := kubectl(t, "get", "pods", "-A", "-l", "app.kubernetes.io/managed-by=podtrace", "--field-selector=status.phase=Running", "-o", "name")
-		if n := strings.Count(running, "\n"); n != 2 {
-			return fmt.Errorf("%d agents run", n)
-		}
-		return nil
-	})
-	time.Sleep(time.Second) // in the middle of the capture
-	return cmd
-}
-
-func TestPluginInterrupted(t *testing.T) {
-	t.Run("Ctrl-C", func(t *testing.T) {
-		var out bytes.Buffer
-		cmd := watching(t, &out)
-		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-			t.Fatal(err)
-		}
-		_ = cmd.Wait() // its exit status is looked at
-		if got := cmd.ProcessState.ExitCode(); got != 3 {
-			t.Errorf("exit status %d, want 3: %s", got, out.String())
-		}
-		nothingLeft(t)
-	})
-	t.Run("kill -9", func(t *testing.T) {
-		var out bytes.Buffer
-		cmd := watching(t, &out)
-		if err := cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		_ = cmd.Wait() // killed
-		// nobody is left to delete the pods: the agents end by themselves, and the next run removes what they leave
-		eventually(t, "agents of a dead client run on", func() error {
-			pods := kubectl(t, "get", "pods", "-A", "-l", "app.kubernetes.io/managed-by=podtrace", "--field-selector=status.phase=Running", "-o", "name")
-			if pods != "" {
-				return fmt.Errorf("running: %s", pods)
-			}
-			return noProcess(t)
-		})
-		r := admin.path(t, "client", "web-2")
-		healthy(t, r.stderr, r.report, r.status)
-		nothingLeft(t)
-	})
-	t.Run("agent killed", func(t *testing.T) {
-		var out bytes.Buffer
-		cmd := watching(t, &out)
-		onNode(t, "node2", "pkill -9 -x podtrace")
-		_ = cmd.Wait() // its exit status is looked at
-		if got := cmd.ProcessState.ExitCode(); got == 0 || !strings.Contains(out.String(), "node2") {
-			t.Errorf("exit status %d: %s", got, out.String())
-		}
-		nothingLeft(t)
-	})
-}
-
-func TestPluginRefused(t *testing.T) {
-	kubectl(t, "create", "namespace", "locked")
-	kubectl(t, "label", "namespace", "locked", "pod-security.kubernetes.io/enforce=restricted")
-	t.Cleanup(func() { _ = kube.Command(context.Background(), "kubectl", "delete", "namespace", "locked").Run() })
-	if err := kube.AddUser("stranger"); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		name string
-		user user
-		args []string
-		want []string // of what it says
-	}{
-		{"PodSecurity", admin, []string{"client", "web-2", "--agent-namespace=locked"},
-			[]string{"kubectl label", "namespace locked", "pod-security.kubernetes.io/enforce=privileged"}},
-		{"no image", admin, []string{"client", "web-2", "--image=podtrace.dev/e2e/nowhere:1", "--agent-timeout=8s"}, []string{"podtrace.dev/e2e/nowhere:1"}},
-		{"no rights", user{name: "stranger"}, []string{"client", "web-2"}, []string{"get", "pods", "stranger"}},
-		{"no such pod", admin, []string{"client", "nobody-1"}, []string{`"nobody-1"`}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			r := c.user.path(t, c.args...)
-			if r.status != 2 {
-				t.Errorf("exit status %d, want 2: %+v", r.status, r.Verdict)
-			}
-			for _, w := range c.want {
-				if !strings.Contains(r.stderr, w) {
-					t.Errorf("%q is not in %s", w, r.stderr)
-				}
-			}
-			t.Log(r.stderr)
-		})
 	}
 	nothingLeft(t)
 }
@@ -291,8 +231,14 @@ func TestPluginNodeNotReady(t *testing.T) {
 		})
 		nothingLeft(t)
 	})
+	// for a while nobody knows, and the agent there just does not start
+	late := admin.trace(t, "client", "web-2", "--agent-timeout=3s")
+	if late.status != 3 || !strings.Contains(late.Verdict.Summary, `node "node2"`) || !strings.Contains(late.Verdict.Summary, "it took too long") || late.took > 8*time.Second {
+		t.Errorf("exit status %d after %.1f s: %s%s", late.status, late.took.Seconds(), late.stdout, late.stderr)
+	}
+	t.Logf("exit status %d after %.1f s: %s: %s", late.status, late.took.Seconds(), late.Verdict.Summary, late.stderr)
 	eventually(t, "node2 is not ready", ready("Unknown"))
-	r := admin.path(t, "client", "web-2", "--agent-timeout=8s")
+	r := admin.trace(t, "client", "web-2", "--agent-timeout=8s")
 	if r.status == 0 || !strings.Contains(r.stderr+r.stdout, "node2") || !strings.Contains(strings.ToLower(r.stderr+r.stdout), "ready") {
 		t.Errorf("exit status %d: %s%s", r.status, r.stdout, r.stderr)
 	}

@@ -150,7 +150,7 @@ func controlProcesses() []process {
 			"--kubelet-preferred-address-types=InternalIP",
 			"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + k + "accounts.key",
 			"--service-account-signing-key-file=" + k + "accounts.key", "--service-cluster-ip-range=" + serviceCIDR,
-			"--authorization-mode=Node,RBAC", "--feature-gates=SizeBasedListCostEstimate=false", "--enable-admission-plugins=NodeRestriction"}},
+			"--authorization-mode=Node,RBAC", "--allow-privileged", "--feature-gates=SizeBasedListCostEstimate=false", "--enable-admission-plugins=NodeRestriction"}},
 		{Name: "kube-controller-manager", Args: []string{"kube-controller-manager", "--kubeconfig=" + k + "kube-controller-manager.kubeconfig",
 			"--leader-elect=false", "--use-service-account-credentials", "--allocate-node-cidrs", "--cluster-cidr=" + podCIDR, "--service-cluster-ip-range=" + serviceCIDR,
 			"--service-account-private-key-file=" + k + "accounts.key", "--root-ca-file=" + k + "ca.crt",
