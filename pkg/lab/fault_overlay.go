@@ -1,6 +1,9 @@
 package lab
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 const (
 	vxlans   = colVXLAN | colVXLAN6 | colCalico
@@ -45,7 +48,14 @@ func overlayDamages() []damage {
 		{id: "vxlan-dev-gone", summary: "the VXLAN device is gone, and with it all that hung on it", in: vxlans, leg: onBoth,
 			do: func(w *world) { removeLink(w.here(), w.vtepDev()) }},
 		{id: "vni-mismatch", summary: "the VXLAN device has another VNI than the peer's", side: receiver, in: vxlans, leg: onBoth,
-			do: func(w *world) { w.editLink(w.on.name, w.vtepDev(), func(l *link) { l.vxlan.vni += 4095 }) }},
+			do: func(w *world) {
+				w.editLink(w.on.name, w.vtepDev(), func(l *link) {
+					l.vxlan.vni += 4095
+					for slices.ContainsFunc(w.here().links, func(o link) bool { return o.name != l.name && o.vxlan.vni == l.vxlan.vni }) {
+						l.vxlan.vni++ // another program's device has it
+					}
+				})
+			}},
 		{id: "vxlan-port-mismatch", summary: "the VXLAN device uses another UDP port than the peer's", side: receiver, in: vxlans, leg: onBoth,
 			do: func(w *world) {
 				w.editLink(w.on.name, w.vtepDev(), func(l *link) {
