@@ -107,6 +107,7 @@ type fakeStream struct {
 func (s *fakeStream) ArmDuration() time.Duration { return 7 * time.Millisecond }
 func (s *fakeStream) Stop() error                { s.f.stopped.Add(1); return nil }
 func (s *fakeStream) Stats() []capture.PointStats {
+	s.sink.Round(time.Now())
 	return []capture.PointStats{{ID: 4, Packets: uint64(s.f.frames), Drops: 1}}
 }
 

@@ -12,8 +12,8 @@ import (
 )
 
 // A stream of frames is pulled: the near end asks for what there is, again and again, and so says how fast it can take
-// it. Everything that the far end saw before it was asked is in the answer, and what has no room until then is
-// counted as dropped.
+// it. All that the far end had read from its taps until then is in the answer, with how long ago that was, and what has
+// no room until it is asked for is counted as dropped.
 
 // maxWaiting bounds the bytes of frames that wait at the far end to be asked for.
 const maxWaiting = 8 << 20
@@ -28,7 +28,8 @@ type (
 	}
 	// streamed is the answer; the frames came before it, as parts.
 	streamed struct {
-		Points []pointStats `json:"points"`
+		Points []pointStats  `json:"points"`
+		Late   time.Duration `json:"late"` // how long ago the taps were last read
 	}
 )
 
@@ -41,6 +42,15 @@ type outlet struct {
 	parts   [][]byte
 	bytes   int
 	dropped map[int]uint64 // by tap
+	round   time.Time
+}
+
+// read notes that all has been handed over.
+func (o *outlet) read(complete time.Time) time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.round = complete
+	return 0
 }
 
 func (o *outlet) frame(f *capture.Frame) {
@@ -68,6 +78,7 @@ func (o *outlet) take() (parts [][]byte, st streamed) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	parts, o.parts, o.bytes = o.parts, nil, 0
+	st.Late = max(time.Since(o.round), 0)
 	st.Points = []pointStats{}
 	for _, p := range stats {
 		p.Drops += o.dropped[p.ID]
@@ -80,9 +91,9 @@ func (s *server) stream(ctx context.Context, cfg node.CaptureConfig) (any, error
 	if err := checkCapture(cfg); err != nil {
 		return nil, err
 	}
-	o := &outlet{some: make(chan struct{}, 1), dropped: make(map[int]uint64)}
+	o := &outlet{some: make(chan struct{}, 1), dropped: make(map[int]uint64), round: time.Now()}
 	var err error
-	o.run, err = s.node.Stream(context.WithoutCancel(ctx), cfg, node.Sink{Frame: o.frame, Round: func(time.Time) time.Duration { return 0 }})
+	o.run, err = s.node.Stream(context.WithoutCancel(ctx), cfg, node.Sink{Frame: o.frame, Round: o.read})
 	if err != nil {
 		return nil, err
 	}
@@ -164,6 +175,7 @@ func (r *remoteStream) pull(ctx context.Context) {
 		idle = 250 * time.Millisecond // without a frame
 	)
 	defer close(r.done)
+	complete := time.Now()
 	for wait := idle; ctx.Err() == nil; {
 		asked := time.Now()
 		var res streamed
@@ -172,7 +184,10 @@ func (r *remoteStream) pull(ctx context.Context) {
 			return
 		}
 		r.count(res.Points)
-		if wait = r.sink.Round(asked); wait <= 0 || wait > idle {
+		if at := asked.Add(-max(res.Late, 0)); at.After(complete) {
+			complete = at
+		}
+		if wait = r.sink.Round(complete); wait <= 0 || wait > idle {
 			wait = idle
 		}
 	}

@@ -297,12 +297,16 @@ func (c *leg) dropped() {
 	if d == nil || c.whole {
 		return
 	}
-	if c.in.Wire != nil && c.Last >= c.expected() {
-		return // the packet went past the place where the tables would have it die
-	}
 	f := Finding{
 		Leg: c.Name, Node: d.Node, Interface: d.Interface, Severity: Error, place: place(c.n, c.expected(), 98),
 		Evidence: stepEvidence(&d.Step),
+	}
+	if c.in.Wire != nil && c.Last >= c.expected() {
+		// packets went past the place where the tables would have them die
+		if at := slices.IndexFunc(c.Hops, func(h verify.Hop) bool { return h.Lost > 0 }); at != c.expected() {
+			return
+		}
+		f.Evidence = append(f.Evidence, "not all packets die here: the entry came or went while they passed, or is not for all of them")
 	}
 	if def, ok := c.translated(d); ok {
 		def.Evidence = append(def.Evidence, f.Evidence...)

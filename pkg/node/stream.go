@@ -14,11 +14,14 @@ import (
 // a frame during the call alone.
 type Sink struct {
 	Frame func(*capture.Frame)
-	// Round is called after some frames, and after some time without: everything that the taps saw before complete,
+	// Round is called after some frames, and ten times a second without: everything that the taps saw before complete,
 	// by this machine's clock, has been handed on, but for what a ring may hold back (capture.Config.RetireTimeout).
-	// It gives the time after which to call it again at the latest; 0: when there is something new.
+	// It gives the time after which to call it again at the latest; 0: as usual.
 	Round func(complete time.Time) time.Duration
 }
+
+// idleRound is the longest time between two rounds.
+const idleRound = 100 * time.Millisecond
 
 // Stream is taps that hand on every frame and keep none.
 type Stream interface {
@@ -40,7 +43,12 @@ func (l *Local) Stream(ctx context.Context, cfg CaptureConfig, sink Sink) (Strea
 	}
 	s, err := capture.Open(ctx, capture.Config{
 		Points: points, SnapLen: cfg.SnapLen, Engine: cfg.Engine, Reserve: l.reserve, Stream: true, OnFrame: sink.Frame,
-		OnRound: func() time.Duration { return sink.Round(time.Now()) },
+		OnRound: func() time.Duration {
+			if next := sink.Round(time.Now()); next > 0 && next < idleRound {
+				return next
+			}
+			return idleRound
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -144,12 +152,11 @@ func (s *Streams) from(p *streamPart) Sink {
 	}
 }
 
-// least is the time until which all nodes in reach have handed on what they saw. This machine's own do so at once. The
-// caller holds the lock.
+// least is the time until which all nodes in reach have handed on what they saw. The caller holds the lock.
 func (s *Streams) least() time.Time {
 	at := time.Now()
 	for _, p := range s.parts {
-		if _, here := p.m.Node.(*Local); !here && p.complete.Before(at) && !s.edge.IsLost(p.m.names[0]) {
+		if p.complete.Before(at) && !s.edge.IsLost(p.m.names[0]) {
 			at = p.complete
 		}
 	}
