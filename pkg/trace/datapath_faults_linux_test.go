@@ -33,6 +33,12 @@ var otherNames = map[string]string{
 
 // otherPlaces are faults that a lab shows at another place than the others, by datapath, fault and end of the path.
 var otherPlaces = map[string]said{
+	// the policies of kindnet let answers of connections pass that they let begin
+	"kind netpol-drop near": nowhere,
+	"k3s netpol-drop near":  nowhere, // kube-router's likewise
+	// and they accept what is for the node itself before the rule at the end of INPUT is asked
+	"k3s pod-to-node-input-drop near": nowhere,
+	"k3s pod-to-node-input-drop far":  nowhere,
 	// without a tunnel the route by which answers are expected is the one that requests take: they go astray first
 	"flannel-host-gw rp-filter-strict near":       {"docker0", request, ""},
 	"flannel-directrouting rp-filter-strict near": {"docker0", request, ""},

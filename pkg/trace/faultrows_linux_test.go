@@ -153,6 +153,14 @@ func (p places) end(which string) string {
 	return p.inv.Pod("default", pod).Node
 }
 
+// which end of the path a node is.
+func (p places) which(node string) string {
+	if node == p.end(far) {
+		return far
+	}
+	return near
+}
+
 // direct: packets between the path's ends are not encapsulated.
 func (p places) direct() bool {
 	switch p.datapath {

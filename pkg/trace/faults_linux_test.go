@@ -72,7 +72,7 @@ func (m *runner) all(t *testing.T, f lab.Fault, both bool) {
 		t.Errorf("the lab's fault %s has no row in the matrix", f.ID)
 	}
 	for _, y := range tries {
-		if y.want == nowhere || !both && y.on != f.Node {
+		if y.want == nowhere || !both && y.on != f.Node || m.place(f.ID, m.places(f).which(y.on), y.want) == nowhere {
 			continue
 		}
 		on, err := lab.FaultOn(m.spec, f.ID, y.on)
@@ -100,10 +100,7 @@ func (m *runner) try(t *testing.T, row fault, f lab.Fault, want said) {
 	o := labOptions()
 	o.Spec = m.spec
 	p := m.places(f)
-	node, end := f.Node, near
-	if node == p.end(far) {
-		end = far
-	}
+	node, end := f.Node, p.which(f.Node)
 	want = m.place(f.ID, end, want)
 	if want.node != "" {
 		node = p.end(want.node)
