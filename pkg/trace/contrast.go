@@ -32,8 +32,12 @@ func (s *session) contrast(ctx context.Context, r *report.Report) {
 		return
 	}
 	always := s.o.Contrast == ContrastAlways
-	if (r.Verdict.Status == report.Healthy || always) && s.c.Destination.ServicePort == nil { // which takes no echo
-		s.sizes(ctx)
+	if r.Verdict.Status == report.Healthy || always {
+		if s.c.Destination.ServicePort == nil {
+			s.sizes(ctx)
+		} else {
+			s.sizesBehind(ctx)
+		}
 	}
 	if strings.HasPrefix(r.Verdict.Cause, "lost-after-") || r.Verdict.Cause == "underlay-neigh-wrong" || always {
 		s.betweenNodes(ctx, r.Verdict)

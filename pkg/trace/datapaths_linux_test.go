@@ -236,6 +236,31 @@ func TestFaultOfOneEndpoint(t *testing.T) {
 	t.Errorf("one endpoint alone was taken: %v", taken)
 }
 
+// TestSizesBehindAService: full-size packets go to the endpoint that the service's address led to, and what they meet there
+// is told as on the way to a pod.
+func TestSizesBehindAService(t *testing.T) {
+	o := datapathLab(lab.Spec{Services: lab.ServicesIPTables})
+	inv := upAt(t, o)
+	if r, err := trace.Path(t.Context(), options(inv, "coffee-2", "svc/tea:80", "tcp")); err != nil || r.Verdict.Status != report.Healthy || r.Size == nil || r.Size.Answered == 0 {
+		t.Errorf("a healthy path: %v:\n%s", err, text(r))
+	}
+	for _, id := range []string{"mtu-path-blackhole", "pmtu-icmp-blocked"} {
+		if err := lab.Break(t.Context(), o, id, "node2"); err != nil {
+			t.Fatal(err)
+		}
+		r, err := trace.Path(t.Context(), options(inv, "coffee-2", "svc/tea:80", "tcp"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := r.Verdict; v.Status != report.Degraded || v.Cause != id {
+			t.Errorf("%s: %s %s on %s:\n%s", id, v.Status, v.Cause, v.Node, text(r))
+		}
+		if err := lab.Mend(t.Context(), o, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestBehindAService: a request that was sent on to an endpoint and is lost there has the rest of its way, and that of its
 // answer, in the report, and its cause beyond what a tap sees.
 func TestBehindAService(t *testing.T) {

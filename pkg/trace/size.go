@@ -2,11 +2,13 @@ package trace
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/podtrace/podtrace/pkg/diagnose"
 	"github.com/podtrace/podtrace/pkg/forward"
+	"github.com/podtrace/podtrace/pkg/inventory"
 	"github.com/podtrace/podtrace/pkg/node"
 	"github.com/podtrace/podtrace/pkg/probe"
 	"github.com/podtrace/podtrace/pkg/verify"
@@ -69,6 +71,42 @@ func (s *session) sizes(ctx context.Context) {
 		}
 		c.Sized.Size.Passes, c.Sized.Size.Fails = s.sweep(ctx, over+probe.DefaultSize, bytes, over, wait)
 	}
+}
+
+// sizesBehind sends them to the endpoint that a service's address led to, for the service takes no echo: from inside the
+// cluster the way is the same. From outside it is not, and none are sent.
+func (s *session) sizesBehind(ctx context.Context) {
+	if s.c.Destination.Kind != inventory.KindService || s.c.From.PodNetns.IsZero() || s.c.Source.Kind == inventory.KindAddress {
+		return
+	}
+	p, in := compare(&s.c)
+	if len(p.request) == 0 {
+		return
+	}
+	to := p.request[verify.Pick(p.request, in.Wire)].FinalFlow.Dst
+	direct := *s
+	var ok bool
+	if direct.c, ok = s.c.behind(to); !ok {
+		return
+	}
+	direct.sizes(ctx)
+	s.c.Sized = direct.c.Sized
+}
+
+// behind is the case of a path to an endpoint of the service.
+func (c *Case) behind(ip netip.Addr) (Case, bool) {
+	i := slices.IndexFunc(c.Targets, func(t Target) bool { return t.IP == ip })
+	if i < 0 {
+		return *c, false
+	}
+	end, err := c.Inventory.Lookup(ip.String(), "")
+	if err != nil || end.Kind != inventory.KindPod || end.ServicePort != nil {
+		return *c, false
+	}
+	out := *c
+	out.Destination, out.To, out.Targets = end, c.Targets[i].At, nil
+	out.Flow = forward.Flow{Src: c.Flow.Src, Dst: ip}
+	return out, true
 }
 
 // sized is the stage of one full-size echo.
@@ -139,7 +177,10 @@ func size(c *Case) *diagnose.Size {
 	if c.Sized == nil {
 		return nil
 	}
-	sub := *c
+	sub, ok := c.behind(c.Sized.Flow.Dst)
+	if !ok {
+		sub = *c
+	}
 	sub.Flow, sub.Observed, sub.Sized = c.Sized.Flow, c.Sized.Observed, nil
 	p, in := compare(&sub)
 	out := c.Sized.Size
