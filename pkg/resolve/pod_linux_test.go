@@ -2,7 +2,6 @@ package resolve
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -266,7 +265,6 @@ func (g cgroups) command(script string, args ...string) *exec.Cmd {
 type running struct {
 	cmd    *exec.Cmd
 	stdout *bufio.Reader
-	stderr bytes.Buffer
 }
 
 // run starts a command in a group below.
@@ -277,7 +275,7 @@ func (g cgroups) run(t *testing.T, group string, args ...string) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.stdout, r.cmd.Stderr = bufio.NewReader(out), &r.stderr
+	r.stdout, r.cmd.Stderr = bufio.NewReader(out), r.cmd.Stdout // what goes wrong is among what it says
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -295,5 +293,5 @@ func (r *running) output(t *testing.T) string {
 	if err != nil {
 		t.Error(err)
 	}
-	return string(text) + r.stderr.String()
+	return string(text)
 }
