@@ -37,7 +37,7 @@ func (o *analyzeOptions) captures(ctx context.Context) error {
 	for _, c := range m.Captures {
 		sources = append(sources, captures.Source{Path: c.Path, Name: c.At})
 	}
-	settle()
+	thrifty()
 	r, err := captures.Judge(ctx, sources, Version())
 	if err != nil {
 		return err

@@ -18,17 +18,13 @@ func hurry() {
 	runtime.AddCleanup(new(int64), func(struct{}) { debug.SetGCPercent(int(garbage.Load())) }, struct{}{})
 }
 
-// settle gives back what only the start needed: for what reads whole captures, and has to be small.
-func settle() {
-	debug.SetGCPercent(int(garbage.Load()))
-	rest()
-}
-
-// thrifty keeps the heap near what is in use: hardly anything is allocated while a watch goes on, so that
-// collecting often costs nothing.
+// thrifty keeps the heap near what is in use, for what reads whole captures, or watches for days: hardly anything is
+// allocated meanwhile, so that collecting often costs nothing. What only the start needed is given back.
 func thrifty() {
-	garbage.Store(20)
-	settle()
+	const percent = 20
+	garbage.Store(percent)
+	debug.SetGCPercent(percent)
+	rest()
 }
 
 // rest gives back what is in memory and not needed for now: a watch may last for days.

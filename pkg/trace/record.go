@@ -68,7 +68,7 @@ const (
 	apart = time.Second
 	// mostExamined is how many frames an incident is judged by: the newest. A judgement takes some kilobytes of
 	// memory for each. Whether headers are right, fewer tell.
-	mostExamined, mostForHeaders = 1500, 500
+	mostExamined, mostForHeaders = 600, 300
 	// pending bounds the notices that wait to be looked at.
 	pending = 64
 )
@@ -230,9 +230,11 @@ func (t *taping) run(ctx context.Context) (more bool, err error) {
 				return true, pause(ctx, apart)
 			}
 		case n := <-t.notices:
-			if more, err := t.consider(ctx, n); err != nil || !more {
+			more, err := t.consider(ctx, n)
+			if err != nil || !more {
 				return false, err
 			}
+			t.r.rest()
 		}
 	}
 }
@@ -383,7 +385,6 @@ func (t *taping) examine(ctx context.Context, n recorder.Notice, end time.Time) 
 	st.takeCounters(ctx, t.before, after)
 	t.before = after
 	st.takeNeighbours(ctx, p)
-	defer t.r.rest()
 	return &Incident{Notice: n, Case: c, Report: Judge(c)}, nil
 }
 
