@@ -4,8 +4,7 @@ GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X github.com/podtrace/podtrace/pkg/cmd.version=$(VERSION)
 LINT := $(GO) tool -modfile=tools/go.mod golangci-lint
-# a count, not a time: go test -fuzz fails by itself when the time runs out at the wrong moment
-FUZZTIME ?= 20000x
+FUZZTIME ?= 30s
 BENCH ?= .
 CHAOS ?= 5
 HEALTHY_RUNS ?= 1000
@@ -52,7 +51,7 @@ demo: build ## bring the lab up, trace, break, diagnose, mend, take it down
 	@hack/demo bin/podtrace
 
 .PHONY: test
-test: tools vet lint race libpcap modules faults fuzz cross ## everything that CI runs
+test: tools vet lint race libpcap modules side-by-side cross ## everything that CI runs
 
 .PHONY: tools
 tools: ## see to it that the tools that tests compare with are there (as root: by apt-get)
@@ -78,8 +77,12 @@ libpcap: ## the second capture engine and filter expressions, against libpcap
 	CGO_ENABLED=1 $(GO) test -tags libpcap ./pkg/capture
 
 .PHONY: fuzz
-fuzz: ## each fuzz target for FUZZTIME (20000 inputs)
+fuzz: ## each fuzz target for FUZZTIME (30s)
 	@hack/fuzz $(FUZZTIME)
+
+.PHONY: side-by-side
+side-by-side: ## faults and fuzz at once: the first waits most of the time
+	@$(MAKE) --no-print-directory -j2 --output-sync=target faults fuzz FAULTS=$(FAULTS)
 
 .PHONY: bench
 bench: ## benchmarks that match BENCH (all)
