@@ -22,7 +22,6 @@ type engine interface {
 	start()
 	stop() Result
 	stats() []PointStats
-	between(f func())
 	span() time.Duration
 }
 

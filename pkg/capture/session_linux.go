@@ -113,17 +113,6 @@ func (s *Session) Stats() []PointStats {
 	return out
 }
 
-// Between runs f between two rounds of reading: OnFrame and OnRound are not called meanwhile.
-func (s *Session) Between(f func()) {
-	if s.other != nil {
-		s.other.between(f)
-		return
-	}
-	s.reading.Lock()
-	defer s.reading.Unlock()
-	f()
-}
-
 // Start begins to read. Frames that arrived since Open are in the rings and are not lost.
 func (s *Session) Start() {
 	s.start.Do(func() {
@@ -322,11 +311,11 @@ func (s *Session) read() {
 		time.Sleep(pace)
 		wait = -1
 		if s.cfg.OnRound != nil {
-			s.Between(func() {
-				if d := s.cfg.OnRound(); d > 0 {
-					wait = max(int(d.Milliseconds()), 1)
-				}
-			})
+			s.reading.Lock()
+			if d := s.cfg.OnRound(); d > 0 {
+				wait = max(int(d.Milliseconds()), 1)
+			}
+			s.reading.Unlock()
 		}
 	}
 	s.flush()

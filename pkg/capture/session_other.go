@@ -26,9 +26,6 @@ func (s *Session) BindSpan() time.Duration { return 0 }
 // Stats gives nothing.
 func (s *Session) Stats() []PointStats { return nil }
 
-// Between runs f.
-func (s *Session) Between(f func()) { f() }
-
 // Start does nothing.
 func (s *Session) Start() {}
 

@@ -42,11 +42,19 @@ var (
 	reviewKind     = kind[authv1.SelfSubjectAccessReview, struct{}]{authv1.SchemeGroupVersion, "selfsubjectaccessreviews"} // never listed
 )
 
-// apis are the types of the groups of these kinds. They are registered when a cluster is asked, and not before.
+// groups are those of these kinds, each with what registers its types.
+var groups = map[schema.GroupVersion]func(*runtime.Scheme) error{
+	corev1.SchemeGroupVersion:      corev1.AddToScheme,
+	appsv1.SchemeGroupVersion:      appsv1.AddToScheme,
+	discoveryv1.SchemeGroupVersion: discoveryv1.AddToScheme,
+	authv1.SchemeGroupVersion:      authv1.AddToScheme,
+}
+
+// apis are the types of the groups. They are registered when a cluster is asked, and not before.
 var apis = sync.OnceValue(func() *runtime.Scheme {
 	s := runtime.NewScheme()
 	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"}) // Status, the API's word for an error
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, discoveryv1.AddToScheme, authv1.AddToScheme} {
+	for _, add := range groups {
 		utilruntime.Must(add(s)) // fails only where two groups have a type of one name
 	}
 	return s
@@ -71,7 +79,7 @@ func NewClient(config *rest.Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{groups: make(map[schema.GroupVersion]rest.Interface)}
-	for _, g := range []schema.GroupVersion{corev1.SchemeGroupVersion, appsv1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, authv1.SchemeGroupVersion} {
+	for g := range groups {
 		own := *shared
 		own.GroupVersion, own.APIPath = &g, "/apis"
 		if g.Group == "" {

@@ -80,7 +80,7 @@ type Streams struct {
 type streamPart struct {
 	m        *member
 	run      Stream
-	taps     []Tap
+	cfg      CaptureConfig
 	complete time.Time
 }
 
@@ -89,14 +89,8 @@ type streamPart struct {
 func (e *Edge) Stream(ctx context.Context, cfg CaptureConfig, sink Sink) (*Streams, error) {
 	s := &Streams{edge: e, taps: cfg.Taps, sink: sink}
 	for _, m := range e.reached() {
-		p := &streamPart{m: m, complete: time.Now()}
-		for _, tap := range cfg.Taps {
-			if e.at(tap.Netns) == m {
-				p.taps = append(p.taps, tap)
-			}
-		}
-		if len(p.taps) > 0 {
-			s.parts = append(s.parts, p)
+		if mine := e.share(m, cfg); len(mine.Taps) > 0 {
+			s.parts = append(s.parts, &streamPart{m: m, cfg: mine, complete: time.Now()})
 		}
 	}
 	err := e.each(func(m *member) (err error) {
@@ -105,12 +99,7 @@ func (e *Edge) Stream(ctx context.Context, cfg CaptureConfig, sink Sink) (*Strea
 			return nil
 		}
 		p := s.parts[i]
-		mine := CaptureConfig{SnapLen: cfg.SnapLen, Engine: cfg.Engine}
-		for _, tap := range p.taps {
-			tap.Netns = tap.Netns.On(0)
-			mine.Taps = append(mine.Taps, tap)
-		}
-		run, err := m.Stream(ctx, mine, s.from(p))
+		run, err := m.Stream(ctx, p.cfg, s.from(p))
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if p.run = run; err != nil {

@@ -38,20 +38,11 @@ func (e *Edge) Capture(ctx context.Context, cfg CaptureConfig) (*Taps, error) {
 	t := &Taps{edge: e, taps: cfg.Taps, begin: time.Now()}
 	var mu sync.Mutex
 	err := e.each(func(m *member) error {
-		p := part{m: m}
-		for _, tap := range cfg.Taps {
-			if e.at(tap.Netns) == m {
-				p.taps = append(p.taps, tap)
-			}
-		}
-		if len(p.taps) == 0 {
+		mine := e.share(m, cfg)
+		if len(mine.Taps) == 0 {
 			return nil
 		}
-		mine := CaptureConfig{SnapLen: cfg.SnapLen, MaxTotal: cfg.MaxTotal, Engine: cfg.Engine}
-		for _, tap := range p.taps {
-			tap.Netns = tap.Netns.On(0)
-			mine.Taps = append(mine.Taps, tap)
-		}
+		p := part{m: m, taps: mine.Taps}
 		var err error
 		if p.run, err = m.Capture(ctx, mine); err != nil {
 			return err
@@ -67,6 +58,19 @@ func (e *Edge) Capture(ctx context.Context, cfg CaptureConfig) (*Taps, error) {
 	}
 	t.begin = time.Now()
 	return t, nil
+}
+
+// share is a node's part of what is to be captured, with its namespaces as it knows them itself.
+func (e *Edge) share(m *member, cfg CaptureConfig) CaptureConfig {
+	taps := cfg.Taps
+	cfg.Taps = nil
+	for _, tap := range taps {
+		if e.at(tap.Netns) == m {
+			tap.Netns = tap.Netns.On(0)
+			cfg.Taps = append(cfg.Taps, tap)
+		}
+	}
+	return cfg
 }
 
 // MakeRings begins to make rings on this machine, before it is known for which interfaces.

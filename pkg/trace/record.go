@@ -271,13 +271,14 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // consider looks at a notice, and at those that came with it.
 func (t *taping) consider(ctx context.Context, n recorder.Notice) (more bool, err error) {
-	room := time.Since(t.oldest())
-	if room > 4*aftermath || room < aftermath { // there is room, or hardly anything has been seen
+	span := time.Since(t.oldest())
+	patient := span > 4*aftermath || span < aftermath // there is room, or hardly anything has been seen
+	if patient {
 		_ = pause(ctx, aftermath)
 	}
 	n = t.worst(n)
 	end := n.Time.Add(grace)
-	if c := t.ses.Complete().Add(-grace); c.After(end) && (room > 4*aftermath || room < aftermath) {
+	if c := t.ses.Complete().Add(-grace); patient && c.After(end) {
 		end = c // what came since may still be in some of the rings
 	}
 	if !t.complete(ctx, end.Add(grace)) {

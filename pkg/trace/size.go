@@ -93,7 +93,7 @@ func (s *session) sizesBehind(ctx context.Context) {
 	s.c.Sized = direct.c.Sized
 }
 
-// behind is the case of a path to an endpoint of the service.
+// behind is the case of a path to an endpoint of the service; the case itself, and false, where it is none.
 func (c *Case) behind(ip netip.Addr) (Case, bool) {
 	i := slices.IndexFunc(c.Targets, func(t Target) bool { return t.IP == ip })
 	if i < 0 {
@@ -177,10 +177,7 @@ func size(c *Case) *diagnose.Size {
 	if c.Sized == nil {
 		return nil
 	}
-	sub, ok := c.behind(c.Sized.Flow.Dst)
-	if !ok {
-		sub = *c
-	}
+	sub, _ := c.behind(c.Sized.Flow.Dst)
 	sub.Flow, sub.Observed, sub.Sized = c.Sized.Flow, c.Sized.Observed, nil
 	p, in := compare(&sub)
 	out := c.Sized.Size

@@ -246,12 +246,12 @@ func (in *Intent) endChecks(l forward.Leg) []Check {
 		Name: CheckDelivered, Source: FromIntent, OK: l.Final == in.Dst.Netns, Node: node, Interface: dev, Step: last,
 		Expected: in.nsName(in.Dst.Netns), Observed: in.nsName(l.Final),
 	}}
-	if nat := natStep(l, "ipDst"); nat != nil {
+	if nat := NATStep(l, "ipDst"); nat != nil {
 		out[0].Step = nat
 	}
 	if in.Dst.Pod && in.Port != 0 && l.FinalFlow.DstPort != in.Port {
 		out = append(out, Check{
-			Name: CheckPort, Source: FromIntent, Node: node, Interface: dev, Step: natStep(l, "dstPort"),
+			Name: CheckPort, Source: FromIntent, Node: node, Interface: dev, Step: NATStep(l, "dstPort"),
 			Expected: fmt.Sprint(in.Port), Observed: fmt.Sprint(l.FinalFlow.DstPort),
 		})
 	}
@@ -260,7 +260,7 @@ func (in *Intent) endChecks(l forward.Leg) []Check {
 	}
 	if in.Src.Pod && in.Dst.Pod && !in.Masked {
 		c := Check{
-			Name: CheckSource, Source: FromIntent, OK: l.FinalFlow.Src == in.Src.IP, Step: natStep(l, "ipSrc"),
+			Name: CheckSource, Source: FromIntent, OK: l.FinalFlow.Src == in.Src.IP, Step: NATStep(l, "ipSrc"),
 			Expected: in.Src.IP.String(), Observed: l.FinalFlow.Src.String(), Node: node, Interface: dev,
 		}
 		if c.Step != nil {
@@ -280,12 +280,12 @@ func (in *Intent) answerChecks(l forward.Leg) []Check {
 	last := &l.Hops[len(l.Hops)-1]
 	return []Check{{
 		Name: CheckAnswer, Source: FromIntent, OK: l.FinalFlow.Src == in.Answers, Node: last.Node, Interface: last.Interface,
-		Expected: in.Answers.String(), Observed: l.FinalFlow.Src.String(), Step: natStep(l, "ipSrc"),
+		Expected: in.Answers.String(), Observed: l.FinalFlow.Src.String(), Step: NATStep(l, "ipSrc"),
 	}}
 }
 
-// natStep finds the netfilter rule, or the virtual server, that rewrote a field.
-func natStep(l forward.Leg, field string) *forward.Step {
+// NATStep finds the netfilter rule, or the virtual server, that rewrote a field.
+func NATStep(l forward.Leg, field string) *forward.Step {
 	wrote := func(steps []forward.Step) *forward.Step {
 		for k := range steps {
 			if s := &steps[k]; (s.Kind == forward.StepNetfilter || s.Kind == forward.StepIPVS) && s.Rule != nil && slices.Contains(s.Fields, field) {
@@ -302,9 +302,6 @@ func natStep(l forward.Leg, field string) *forward.Step {
 	return wrote(l.Tail)
 }
 
-// NATStep is natStep, for the diagnosis.
-func NATStep(l forward.Leg, field string) *forward.Step { return natStep(l, field) }
-
 func (in *Intent) node(name string) *inventory.Node {
 	for i := range in.Nodes {
 		if in.Nodes[i].Name == name {
@@ -314,9 +311,9 @@ func (in *Intent) node(name string) *inventory.Node {
 	return nil
 }
 
-// nodeOf names the node that holds an address: on an interface of its own, else by what it announced, else
+// NodeOf names the node that holds an address: on an interface of its own, else by what it announced, else
 // by the subnet that it was given for its pods.
-func (in *Intent) nodeOf(ip netip.Addr) string {
+func (in *Intent) NodeOf(ip netip.Addr) string {
 	if !ip.IsValid() {
 		return ""
 	}
@@ -337,9 +334,6 @@ func (in *Intent) nodeOf(ip netip.Addr) string {
 	}
 	return ""
 }
-
-// NodeOf is nodeOf, for the diagnosis.
-func (in *Intent) NodeOf(ip netip.Addr) string { return in.nodeOf(ip) }
 
 // macOwner names the interface that has a MAC, "" when none in the snapshot does.
 func (in *Intent) macOwner(m ether.MAC) string {

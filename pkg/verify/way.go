@@ -43,7 +43,7 @@ func (in *Intent) routeCheck(s *forward.Step) (Check, bool) {
 		c.OK = in.backend(in.Dst.Node) == "udp" && s.Route != nil && in.isKind(s, "tun")
 		return c, true
 	}
-	owner := in.nodeOf(gw)
+	owner := in.NodeOf(gw)
 	c.Owner = owner
 	c.OK = owner == in.Dst.Node
 	return c, true
@@ -52,7 +52,7 @@ func (in *Intent) routeCheck(s *forward.Step) (Check, bool) {
 // LeadsTo reports whether a node's route leads to the node of the far end.
 func (in *Intent) LeadsTo(r *tables.Route) bool {
 	return slices.ContainsFunc(r.NextHops, func(nh tables.NextHop) bool {
-		return nh.Gateway.IsValid() && in.nodeOf(nh.Gateway) == in.Dst.Node
+		return nh.Gateway.IsValid() && in.NodeOf(nh.Gateway) == in.Dst.Node
 	})
 }
 
@@ -173,7 +173,7 @@ func (in *Intent) byReturn(far *tables.Netns) string {
 	if r == nil || len(r.NextHops) != 1 || in.Src.Node == "" || !in.Src.Pod {
 		return ""
 	}
-	if gw := r.NextHops[0].Gateway; gw.IsValid() && in.nodeOf(gw) == in.Src.Node && in.Src.Node != far.Node {
+	if gw := r.NextHops[0].Gateway; gw.IsValid() && in.NodeOf(gw) == in.Src.Node && in.Src.Node != far.Node {
 		return fmt.Sprintf("via an address of %s, which reaches %s via %s of %s", far.Node, in.Src.IP, gw, in.Src.Node)
 	}
 	return ""
@@ -261,7 +261,7 @@ func (in *Intent) neighCheck(s *forward.Step) (Check, bool) {
 // vtepNeighCheck: on a vxlan device nobody answers ARP; the entry must hold the MAC of the device that
 // has the next hop's address, which its node also announced.
 func (in *Intent) vtepNeighCheck(c Check, s *forward.Step) (Check, bool) {
-	node := in.nodeOf(s.Target)
+	node := in.NodeOf(s.Target)
 	if node == "" {
 		return Check{}, false
 	}
@@ -311,7 +311,7 @@ func (in *Intent) fdbCheck(s *forward.Step) (Check, bool) {
 	c := Check{
 		Name: CheckFDB, Source: FromIntent, Expected: strings.Join(want, " or ") + " (" + in.Dst.Node + ")",
 		Observed: orNone(s.Entry, "no entry for "+s.MAC.String()),
-		OK:       s.FDB != nil && slices.Contains(want, got), Owner: in.nodeOf(s.Target),
+		OK:       s.FDB != nil && slices.Contains(want, got), Owner: in.NodeOf(s.Target),
 	}
 	if n := in.node(in.Dst.Node); n != nil {
 		c.Announced = addrString(n.Flannel.PublicIP)
