@@ -1,14 +1,9 @@
 package captures
 
 import (
-	"errors"
-	"io"
 	"net/netip"
 
-	"github.com/podtrace/podtrace/pkg/decode"
-	"github.com/podtrace/podtrace/pkg/decode/vxlan"
 	"github.com/podtrace/podtrace/pkg/flows"
-	"github.com/podtrace/podtrace/pkg/pcapfile"
 )
 
 // sampled is how many packets of a point are looked at for the addresses that it shares with others.
@@ -66,51 +61,14 @@ func apart(points []flows.Point) (path, others []flows.Point) {
 // addresses counts the unicast addresses of a point's packets, the inner ones of encapsulated frames.
 func addresses(p flows.Point) map[netip.Addr]int {
 	out := make(map[netip.Addr]int)
-	r, err := pcapfile.Open(p.Path)
-	if err != nil {
-		return out // whoever reads it next says why
-	}
-	defer r.Close() //nolint:errcheck // only read
-	d := decode.Decoder{VXLANPorts: []uint16{vxlan.PortIANA, vxlan.PortLinux}}
-	var rec pcapfile.Record
-	var h decode.Frame
-	for n := 0; n < sampled; {
-		if err := r.Next(&rec); errors.Is(err, io.EOF) {
-			break
-		}
-		if !takes(&p, &rec) {
-			continue
-		}
-		n++
-		if !decoded(&d, &rec, &h) {
-			continue
-		}
-		in := h.Flow()
-		for _, a := range []netip.Addr{in.Src, in.Dst} {
-			if in.HasIP && !a.IsMulticast() && !a.IsUnspecified() && a != broadcast {
+	_ = p.Tuples(sampled, func(t flows.Tuple) { // whoever reads the file next says what is wrong with it
+		for _, a := range []netip.Addr{t.Src, t.Dst} {
+			if !a.IsMulticast() && !a.IsUnspecified() && a != broadcast {
 				out[a]++
 			}
 		}
-	}
+	})
 	return out
 }
 
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
-
-// takes reports whether a packet of the file is of the point.
-func takes(p *flows.Point, rec *pcapfile.Record) bool {
-	return (p.Interface == 0 || rec.Interface == p.Interface-1) && (p.Ifindex == 0 || rec.Ifindex() == p.Ifindex)
-}
-
-// decoded decodes a packet by its link type; false for one without an IP packet that podtrace reads.
-func decoded(d *decode.Decoder, rec *pcapfile.Record, h *decode.Frame) bool {
-	if rec.LinkType == pcapfile.LinkEthernet {
-		d.Decode(rec.Data, rec.OrigLen, h)
-		return true
-	}
-	_, off, ok := rec.LinkType.Payload(rec.Data)
-	if ok {
-		d.DecodeIP(rec.Data[off:], rec.OrigLen-off, h)
-	}
-	return ok
-}

@@ -30,7 +30,8 @@ func TestConclusions(t *testing.T) {
 	for name, c := range map[string]flowstest.Config{
 		"plain": {Packets: 600, Flows: 5, Seed: 3}, "nat": {Packets: 600, Flows: 5, Seed: 4, NAT: 1},
 		"ahead": {Packets: 600, Flows: 5, Seed: 5, Skew: 2e9}, "pcapng": {Packets: 600, Flows: 5, Seed: 6, PcapNG: true},
-		"ipv6": {Packets: 600, Flows: 5, Seed: 7, IPv6: 1},
+		"another port": {Packets: 600, Flows: 5, Seed: 9, VXLANPort: 4444},
+		"ipv6":         {Packets: 600, Flows: 5, Seed: 7, IPv6: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, err := Judge(t.Context(), generated(t, c), "test")

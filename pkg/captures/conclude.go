@@ -96,7 +96,7 @@ func look(p flows.Point, port uint16, tuples []flows.Tuple) (c Conclusion) {
 		if err := r.Next(&rec); errors.Is(err, io.EOF) {
 			break
 		}
-		if !takes(&p, &rec) || !decoded(&d, &rec, &h) {
+		if !p.Takes(&rec) || !decoded(&d, &rec, &h) {
 			continue
 		}
 		if slices.ContainsFunc(tuples, func(t flows.Tuple) bool { return of(h.Flow(), t) }) {
@@ -105,6 +105,19 @@ func look(p flows.Point, port uint16, tuples []flows.Tuple) (c Conclusion) {
 		}
 	}
 	return c
+}
+
+// decoded decodes a packet by its link type; false for one without an IP packet that podtrace reads.
+func decoded(d *decode.Decoder, rec *pcapfile.Record, h *decode.Frame) bool {
+	if rec.LinkType == pcapfile.LinkEthernet {
+		d.Decode(rec.Data, rec.OrigLen, h)
+		return true
+	}
+	_, off, ok := rec.LinkType.Payload(rec.Data)
+	if ok {
+		d.DecodeIP(rec.Data[off:], rec.OrigLen-off, h)
+	}
+	return ok
 }
 
 // of reports whether a packet is of the flow.

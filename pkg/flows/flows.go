@@ -35,8 +35,8 @@ type Point struct {
 	VNI       uint32
 }
 
-// takes reports whether a packet of the file is of the point.
-func (p *Point) takes(rec *pcapfile.Record) bool {
+// Takes reports whether a packet of the file is of the point.
+func (p *Point) Takes(rec *pcapfile.Record) bool {
 	return (p.Interface == 0 || rec.Interface == p.Interface-1) && (p.Ifindex == 0 || p.Ifindex == rec.Ifindex())
 }
 

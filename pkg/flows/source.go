@@ -109,7 +109,7 @@ func (s *source) inOrder(ctx context.Context) error {
 // next reads the next packet of the point's interface.
 func (s *source) next(rec *pcapfile.Record) bool {
 	for s.reader.Next(rec) == nil {
-		if s.cfg.takes(rec) {
+		if s.cfg.Takes(rec) {
 			return true
 		}
 	}

@@ -86,7 +86,7 @@ func (s *surveyor) sample(p Point, limit int, keep uint64) error {
 			out.whole = true
 			break
 		}
-		if !p.takes(&rec) || !parser.parse(&rec, &x) {
+		if !p.Takes(&rec) || !parser.parse(&rec, &x) {
 			continue
 		}
 		if x.flags&sightVXLAN != 0 {
@@ -101,6 +101,29 @@ func (s *surveyor) sample(p Point, limit int, keep uint64) error {
 	slices.SortFunc(out.seen, func(a, b seen) int { return cmp.Compare(a.id, b.id) })
 	out.seen = unique(out.seen)
 	s.samples = append(s.samples, out)
+	return nil
+}
+
+// Tuples calls each with the flow of every IP packet among the first ones of the point: that of the packet inside, where
+// it is encapsulated, on whatever port.
+func (p *Point) Tuples(packets int, each func(Tuple)) error {
+	r, err := pcapfile.Open(p.Path)
+	if err != nil {
+		return err
+	}
+	defer r.Close() //nolint:errcheck // only read
+	parser := parser{port: p.VXLANPort}
+	var rec pcapfile.Record
+	var x sighting
+	for packets > 0 && r.Next(&rec) == nil {
+		if !p.Takes(&rec) {
+			continue
+		}
+		packets--
+		if parser.parse(&rec, &x) {
+			each(parser.tuple.tuple())
+		}
+	}
 	return nil
 }
 

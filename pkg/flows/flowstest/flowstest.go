@@ -35,6 +35,7 @@ type Config struct {
 	Loss, Duplicates, WrongVNI, WrongAddress, Corrupt, Retransmit float64
 	NAT                                                           float64 // share of flows to a service address
 	IPv6                                                          float64 // share of flows
+	VXLANPort                                                     uint16  // 0: 4789
 	NoID                                                          float64 // share of UDP flows over IPv4 without identifications
 	GSO                                                           bool    // offloads merge segments of some flows at the outer points
 	Partial                                                       bool    // senders leave checksums to the hardware

@@ -38,6 +38,7 @@ type look struct {
 	tuple   flows.Tuple
 	ttl     uint8
 	vni     uint32 // 0: not encapsulated
+	port    uint16 // of the tunnel
 	partial bool   // the checksum is left to the hardware
 	corrupt bool
 	fragOff int // of a fragment, in bytes
@@ -52,7 +53,7 @@ func (p *packet) frame(b []byte, l look) []byte {
 		n := len(b)
 		b = append(b, make([]byte, etherLen+20+udpLen+vxlanLen)...)
 		b = p.frame(b, inner)
-		outer(b[n:], l.vni, uint16(p.flow.index))
+		outer(b[n:], l.vni, l.port, uint16(p.flow.index))
 		return b
 	}
 	b = append(b, 2, 0, 0, 0, 1, byte(l.point), 2, 0, 0, 0, 0, byte(l.point))
@@ -167,16 +168,16 @@ func (p *packet) checksum(l4 []byte, l look) {
 	binary.BigEndian.PutUint16(l4[at:], c)
 }
 
-// outer fills in the headers around the frame behind them.
-func outer(b []byte, vni uint32, port uint16) {
+// outer fills in the headers around the frame behind them. Each flow has a source port of its own.
+func outer(b []byte, vni uint32, port, flow uint16) {
 	copy(b, []byte{2, 0, 0, 0, 9, 1, 2, 0, 0, 0, 9, 2, 0x08, 0x00})
 	ip := b[etherLen:]
 	copy(ip, []byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, protoUDP, 0, 0, 10, 1, 11, 91, 10, 1, 11, 92})
 	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
 	binary.BigEndian.PutUint16(ip[10:], ^fold(sum(ip[:20])))
 	udp := ip[20:]
-	binary.BigEndian.PutUint16(udp, 40000+port%20000)
-	binary.BigEndian.PutUint16(udp[2:], vxlanPort)
+	binary.BigEndian.PutUint16(udp, 40000+flow%20000)
+	binary.BigEndian.PutUint16(udp[2:], port)
 	binary.BigEndian.PutUint16(udp[4:], uint16(len(udp)))
 	udp[6], udp[7] = 0, 0
 	copy(udp[8:], []byte{0x08, 0, 0, 0})

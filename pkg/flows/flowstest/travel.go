@@ -1,6 +1,7 @@
 package flowstest
 
 import (
+	"cmp"
 	"net/netip"
 
 	"github.com/podtrace/podtrace/pkg/flows"
@@ -149,7 +150,7 @@ func (g *generator) look(p *packet, step int) look {
 	l := look{point: point, tuple: p.flow.tuple(point, p.backward), ttl: uint8(64 - step/2)}
 	l.partial = g.cfg.Partial && step < 2
 	if point == wirePoint {
-		l.vni = VNI
+		l.vni, l.port = VNI, cmp.Or(g.cfg.VXLANPort, vxlanPort)
 		if p.fault.kind == faultVNI {
 			l.vni = wrongVNI
 		}
